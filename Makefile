@@ -1,0 +1,82 @@
+# Needs Python 3.10 or newer and make. Everything else goes into .venv, at the versions of constraints.txt.
+
+VENV   := .venv
+BIN     = $(VENV)/bin
+PYTHON  = python3 python3.13 python3.12 python3.11 python3.10
+PROMPT  = And only l
+ARGS    =
+NB      = $(wildcard nbs/[0-9]*.ipynb nbs/blog/*.ipynb nbs/index.ipynb)
+
+.PHONY: help explain test export notebooks readme docs bench clean stale
+
+help: ## list the targets
+	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+explain: $(VENV)/run.ok ## what the model says after PROMPT, and which corpus strings say so
+	@make_pid=$$PPID $(BIN)/python tools/explain.py $(BIN)/ffn_explain $(ARGS)
+
+test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and the tests
+	@$(BIN)/python tools/export.py --check
+	@echo 'Running the notebooks …'
+	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
+	@$(BIN)/python -m pytest
+
+export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
+	@$(BIN)/python tools/export.py
+
+notebooks: $(VENV)/dev.ok ## run every notebook (or NB=nbs/…) at full scale and keep its outputs
+	SHAKESPEARE_FFN_SCALE=full $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NB)
+	@$(BIN)/nbdev_clean
+
+readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
+	@$(BIN)/python tools/readme.py
+
+docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
+	@command -v quarto >/dev/null || { echo 'The site needs Quarto: install it from https://quarto.org/docs/get-started and run again.' >&2; exit 1; }
+	@touch README.md  # else nbdev_docs may take it for older than its notebook and write its own
+	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
+
+bench: $(VENV)/dev.ok ## run the side-by-side measurements
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit; done
+
+clean: ## remove what make made here (the user's cache of corpus and index stays)
+	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+# PROMPT as it was typed: neither make nor a shell may expand it (tools/explain.py has the rest).
+unexport PROMPT
+explain: export PROMPT_FROM_MAKE := $(value PROMPT)
+
+# run.ok: the package and what it needs; dev.ok: what its development needs besides.
+# Each holds the path of the checkout: one that was moved, or whose Python is gone, gets a new environment.
+STALE := $(shell test -x $(BIN)/python && test "$$(cat $(VENV)/run.ok 2>/dev/null)" = "$(CURDIR)" || echo stale)
+
+$(VENV)/run.ok: settings.ini setup.py constraints.txt $(STALE)
+	@test -z "$(STALE)" || { $(new_venv); }
+	@echo 'Installing the package and what it needs into $(VENV): a few minutes the first time …'
+	@$(call install,.)
+
+$(VENV)/dev.ok: $(VENV)/run.ok
+	@echo 'Installing nbdev, Jupyter and pytest …'
+	@$(call install,.[dev])
+
+define new_venv
+for python in $(PYTHON) none; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break; \
+done; \
+test "$$python" != none || \
+	{ echo 'Python 3.10 or newer is needed. Install it, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }; \
+echo "Making $(VENV) with $$($$python --version) …"; \
+"$$python" -m venv --clear $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
+endef
+
+# Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
+define install
+rm -f $@; { $(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
+	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
+	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
+	-e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
+test -e $@ || { echo 'The installation failed: $(VENV)/pip.log has the whole story.' >&2; exit 1; }
+endef

@@ -1,0 +1,34 @@
+"`make explain PROMPT=…` hands the prompt over as it was typed."
+import os, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROMPTS = ['And only l', "o'er the l", 'say "no', """both ' and " here""", ' she may l', '  \t two blanks', 'trailing  ', '   ', '',
+           '--top', '-h', '$HOME $(shell echo x) $$ `id`', r'KING:\nO, my', 'ends in \\', 'a#b;c&d|e>f*', 'a=b PROMPT=c', 'two\nlines']
+
+@pytest.fixture(scope='module')
+def venv(tmp_path_factory):
+    "An environment that make takes for finished, whose `ffn_explain` prints its arguments"
+    venv = tmp_path_factory.mktemp('venv')
+    (venv/'bin').mkdir()
+    (venv/'bin'/'python').symlink_to(sys.executable)
+    stub = venv/'bin'/'ffn_explain'
+    stub.write_text(f'#!{sys.executable}\nimport sys\nprint(ascii(sys.argv[1:]))\n')
+    stub.chmod(0o755)
+    (venv/'run.ok').write_text(f'{ROOT}\n')
+    return venv
+
+def make(venv, *args):
+    env = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS', 'PROMPT'))}
+    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.rstrip('\n')
+
+@pytest.mark.parametrize('prompt', PROMPTS, ids=ascii)
+def test_prompt_arrives_whole(venv, prompt):
+    assert make(venv, 'explain', f'PROMPT={prompt}') == ascii(['--', prompt])
+
+def test_default_prompt_and_further_options(venv):
+    assert make(venv, 'explain') == ascii(['--', 'And only l'])
+    assert make(venv, 'explain', 'ARGS=--top 3 --json', 'PROMPT= she may l') == ascii(['--top', '3', '--json', '--', ' she may l'])

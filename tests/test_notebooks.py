@@ -1,0 +1,80 @@
+"What a committed notebook promises its reader: short cells, whole outputs of a full run, nothing of the machine it ran on."
+import ast, re
+from pathlib import Path
+import nbformat, pytest
+from shakespeare_ffn.model import shipped_weights_hash
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+NUMBERED = [p for p in ALL if p.parent.name == 'nbs' and p.name[0].isdigit()]
+MB = 2**20
+
+each = pytest.mark.parametrize('nb', ALL, indirect=True, ids=lambda p: p.stem)
+each_numbered = pytest.mark.parametrize('nb', NUMBERED, indirect=True, ids=lambda p: p.stem)
+
+@pytest.fixture
+def nb(request): return nbformat.read(request.param, as_version=4)
+
+def code_cells(nb): return [c for c in nb.cells if c.cell_type == 'code']
+def outputs(nb): return [o for c in code_cells(nb) for o in c.outputs]
+def is_export(cell): return cell.cell_type == 'code' and re.search(r'^#\| *export', cell.source, re.M)
+
+def output_texts(nb):
+    "The text of every output, embedded pictures left out"
+    for o in outputs(nb):
+        texts = [o.text] if o.output_type == 'stream' else [v for k, v in o.get('data', {}).items() if k.startswith('text/') or 'svg' in k]
+        yield from (re.sub(r'base64,[\w+/=\s]+', '', t) for t in texts)
+
+def only_imports(cell):
+    try: return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(cell.source).body)
+    except SyntaxError: return False # a magic
+
+def test_there_are_notebooks(): assert NUMBERED
+
+def test_sizes():
+    sizes = {p.name: p.stat().st_size for p in ALL}
+    assert {name: size for name, size in sizes.items() if size > MB} == {}
+    assert sum(sizes.values()) <= 12*MB
+
+@each
+def test_cells_are_short(nb):
+    assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []
+
+@each
+def test_no_errors_no_widgets(nb):
+    assert [o.ename for o in outputs(nb) if o.output_type == 'error'] == []
+    assert 'widgets' not in nb.metadata
+    assert [mime for o in outputs(nb) for mime in o.get('data', {}) if 'widget' in mime] == []
+
+@each
+def test_no_absolute_paths(nb):
+    texts = [*(c.source for c in nb.cells), *output_texts(nb)]
+    assert [m[0] for t in texts for m in re.finditer(r'(?<![\w.])/(?:work|tmp|root|home)\b.{,60}', t)] == []
+
+@each
+def test_ran_in_order(nb):
+    counts = [c.execution_count for c in code_cells(nb) if c.execution_count] # none once cleaned
+    assert counts == sorted(counts)
+
+@each_numbered
+def test_title_and_summary(nb):
+    first = nb.cells[0]
+    lines = first.source.splitlines()
+    assert first.cell_type == 'markdown' and lines[0].startswith('# ')
+    assert sum(line.startswith('> ') for line in lines) == 1
+
+@each_numbered
+def test_exports_show_their_source(nb):
+    assert [c.source for c in code_cells(nb) if re.search(r'^#\| *export\b', c.source, re.M)] == []
+
+@each_numbered
+def test_an_export_is_followed_at_once(nb):
+    "by prose, an example or a test; imports need none"
+    pairs = zip(nb.cells, [*nb.cells[1:], None])
+    assert [c.source for c, after in pairs if is_export(c) and not only_imports(c)
+            and (after is None or is_export(after) or 'nbdev_export()' in after.source)] == []
+
+@each_numbered
+def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb):
+    said = set(re.findall(r'scale: \w+, weights: \w+', '\n'.join(output_texts(nb))))
+    assert said == {f'scale: full, weights: {shipped_weights_hash()[:12]}'}

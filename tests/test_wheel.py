@@ -1,0 +1,55 @@
+"The wheel, installed in a clean environment away from the checkout, explains a prompt."
+import json, os, subprocess, sys, sysconfig, venv, zipfile
+from pathlib import Path
+from shutil import copy, copytree, ignore_patterns
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+def run(*cmd, **kwargs):
+    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "Built from a copy, so that nothing is left in the checkout"
+    src, out = tmp_path_factory.mktemp('src'), tmp_path_factory.mktemp('wheel')
+    for name in ['settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'constraints.txt']: copy(ROOT/name, src)
+    copytree(ROOT/'shakespeare_ffn', src/'shakespeare_ffn', ignore=ignore_patterns('__pycache__'))
+    run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', out, src)
+    return next(out.glob('*.whl'))
+
+@pytest.fixture(scope='module')
+def env(wheel, tmp_path_factory):
+    "An environment with the wheel; what the wheel needs is lent by the one that runs the tests"
+    env = tmp_path_factory.mktemp('env')
+    venv.create(env, with_pip=False)
+    site = Path(run(env/'bin'/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])))
+    run(sys.executable, '-m', 'pip', '--python', env/'bin'/'python', 'install', '--no-deps', '--no-index', wheel)
+    return env
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    "Arguments for a process that cannot see the checkout, but for the corpus beside it"
+    environ = {k: v for k, v in os.environ.items() if not k.startswith('PYTHON')} | {'SHAKESPEARE_FFN_SCALE': 'smoke'}
+    corpus = ROOT.parent/'shared'/'tinyshakespeare.txt'
+    if corpus.exists(): environ.setdefault('SHAKESPEARE_FFN_TEXT', str(corpus))
+    return dict(cwd=tmp_path, env=environ)
+
+def test_wheel_carries_its_data(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    data = [p.relative_to(ROOT).as_posix() for pattern in ['*.json', 'weights/*'] for p in (ROOT/'shakespeare_ffn').glob(pattern)]
+    assert data and set(data) <= set(names)
+    assert not [n for n in names if not n.startswith('shakespeare_ffn')]
+
+def test_package_comes_from_the_wheel(env, elsewhere):
+    file = run(env/'bin'/'python', '-c', 'import shakespeare_ffn; print(shakespeare_ffn.__file__)', **elsewhere).strip()
+    assert Path(file).is_relative_to(env)
+    assert str(env) in (env/'bin'/'ffn_explain').read_text().splitlines()[0]
+
+def test_explains_a_prompt(env, elsewhere):
+    said = json.loads(run(env/'bin'/'ffn_explain', '--json', 'And only l', **elsewhere))
+    assert (said['prompt'], said['length'], said['scale'], len(said['blocks'])) == ('And only l', 10, 'smoke', 6)
+    assert abs(sum(said['model'].values()) - 1) < 1e-3 and 0 <= said['hellinger'] <= 1
