@@ -26,7 +26,7 @@ export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the noteboo
 	@$(BIN)/python tools/export.py
 
 notebooks: $(VENV)/dev.ok ## run every notebook (or NB=nbs/…) at full scale and keep its outputs
-	SHAKESPEARE_FFN_SCALE=full $(BIN)/jupyter nbconvert --to notebook --execute --inplace $(NB)
+	SHAKESPEARE_FFN_SCALE=full $(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.coalesce_streams=True --inplace $(NB)
 	@$(BIN)/nbdev_clean
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb

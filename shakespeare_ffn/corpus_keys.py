@@ -205,7 +205,8 @@ def note_progress(f, partial: Path, identity: dict, done: int):
 
 def compute_rows(forward, tokens, f, partial, identity, done, quiet):
     "Compute and write the rows from `done` on."
-    with tqdm(total=len(tokens), initial=done, unit='strings', unit_scale=True, disable=quiet) as bar:
+    seldom = 1 if sys.stderr.isatty() else 20 # seconds: a log needs fewer lines than a terminal
+    with tqdm(total=len(tokens), initial=done, unit=' strings', unit_scale=True, mininterval=seldom, disable=quiet) as bar:
         for i, start in enumerate(range(done, len(tokens), CHUNK), 1):
             chunk = tokens[start:start+CHUNK]
             write_rows(f, forward(chunk), start, identity['shape'])
@@ -255,7 +256,7 @@ def corpus_index(corpus: Corpus, model: Transformer,
                  quiet=False,     # no message, no progress bar
                 ) -> KeyIndex:
     "The index of a corpus and a model at the current scale: opened if it is there and sound, built (again) if not."
-    strings, arithmetic = corpus.substrings(length), arithmetic or ('bfloat16' if fast_bfloat16() else 'float32')
+    strings, arithmetic = corpus.substrings(length), arithmetic or ('bfloat16' if fast_bfloat16(model.lm_head.weight.device) else 'float32')
     wanted = identity(corpus, model, length, arithmetic, len(key_ids(strings, scale())))
     path = index_path(wanted)
     with disk_faults(path):
