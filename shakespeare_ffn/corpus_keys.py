@@ -178,9 +178,11 @@ SAVE_EVERY = 32 # chunks between two notes of how far the build got
 
 def rows_done(partial: Path, identity: dict) -> int:
     "How many rows a dead build of this identity left; everything else in its folder is removed."
-    try: state = json.loads((partial/'progress.json').read_text())
-    except (OSError, ValueError): state = {}
-    if state.get('identity') == identity and (partial/'keys.bfloat16').exists(): return state['done']
+    n_layer, n_keys, n_embed = identity['shape']
+    try:
+        state, size = json.loads((partial/'progress.json').read_text()), (partial/'keys.bfloat16').stat().st_size
+        if state['identity'] == identity and size >= 2*n_embed*((n_layer-1)*n_keys + state['done']): return state['done']
+    except (OSError, ValueError, KeyError): pass
     shutil.rmtree(partial, ignore_errors=True)
     return 0
 
@@ -228,9 +230,9 @@ def build(path: Path, identity: dict, strings, model: Transformer, quiet=False):
     "Build an index, or go on with what a dead build left. The caller holds the lock."
     partial = path.with_name(path.name + '.partial')
     done, n_bytes = rows_done(partial, identity), 2*int(np.prod(identity['shape']))
-    partial.mkdir(parents=True, exist_ok=True)
     file = partial/'keys.bfloat16'
-    check_room(partial, n_bytes - (file.stat().st_blocks*512 if done else 0))
+    check_room(path.parent, n_bytes - (file.stat().st_blocks*512 if done else 0))
+    partial.mkdir(exist_ok=True)
     tokens, forward = strings.tokens(key_ids(strings, identity['scale'])), TrieForward(model, identity['arithmetic'])
     announce(forward, tokens[done:], n_bytes, path, quiet)
     with open(file, 'r+b' if done else 'wb') as f:

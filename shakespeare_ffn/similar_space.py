@@ -107,7 +107,7 @@ def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
 def calibrate(corpus: Corpus,
               model: Transformer,
               index: KeyIndex = None, # default: that of length 10
-              n=1000,                 # strings to tune on
+              n=4000,                 # strings to tune on
               progress=True) -> Approximation:
     "Find the thresholds (each block alone) and the weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)

@@ -1,0 +1,37 @@
+"Smoke scale, and a cache of the tests' own with the real corpus in it."
+import os, subprocess, sys
+import pytest
+from shakespeare_ffn.data import corpus_bytes, load_corpus
+from shakespeare_ffn.model import load_model
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('cache')
+    (folder/'tinyshakespeare.txt').write_bytes(corpus_bytes())
+    os.environ.update(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_CACHE=str(folder))
+    return folder
+
+@pytest.fixture(scope='session')
+def corpus(cache): return load_corpus()
+
+@pytest.fixture(scope='session')
+def model(): return load_model()
+
+@pytest.fixture
+def new_cache(cache, tmp_path, monkeypatch):
+    "An empty cache but for the corpus, for this test alone."
+    folder = tmp_path/'cache'
+    folder.mkdir()
+    (folder/'tinyshakespeare.txt').symlink_to(cache/'tinyshakespeare.txt')
+    monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(folder))
+    return folder
+
+@pytest.fixture
+def start():
+    "Start Python processes; whatever still runs at the end of the test is killed."
+    processes = []
+    def go(code, *args, **kwargs):
+        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
+        return processes[-1]
+    yield go
+    for p in processes: p.kill()

@@ -1,0 +1,177 @@
+"`ffn_explain`: what it answers, and what bad input gets: one line that says what to do, exit code 2, nothing else."
+import json, os, shutil, subprocess, sys
+from pathlib import Path
+import pytest, torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from safetensors.torch import save_file
+from shakespeare_ffn.data import WEIGHTS
+from shakespeare_ffn.explain import explain, main
+from shakespeare_ffn.model import Config, Transformer, save_model, weights_hash
+
+def refused(capsys, *args) -> str:
+    "The line on standard error of a command that ends with exit code 2 and prints nothing else."
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended: main([str(a) for a in args])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count('\n')) == (2, '', 1), err
+    assert err.startswith('ffn_explain: ') and 'Traceback' not in err
+    return err
+
+def answer(capsys, *args) -> str:
+    capsys.readouterr()
+    main([str(a) for a in args])
+    return capsys.readouterr().out
+
+FAULTS = {
+    'unknown character': (['caf\u00e9'], ["'\u00e9' at position 3"]),
+    'another one first': (['To \u2014 be'], ["'\u2014' at position 3"]),
+    'empty prompt': ([''], ['empty']),
+    'longer than the context': (['a'*257], ['257', '256']),
+    'no prompt': ([], ['prompt']),
+    'two prompts': (['To', 'be'], ['be']),
+    'unknown option': (['To be', '--depth', '3'], ['--depth', '--help']),
+    'threshold above one': (['To be', '--thresholds', '.9,.9,.9,.9,.9,1.5'], ['1.5']),
+    'threshold that is none': (['To be', '--thresholds', '.9,.9,.9,.9,.9,nan'], ['nan']),
+    'too few thresholds': (['To be', '--thresholds', '.9,.9'], ['2 thresholds', '6 blocks']),
+    'too many weights': (['To be', '--weights', '1,1,1,1,1,1,1'], ['7 weights', '6 blocks']),
+    'negative weight': (['To be', '--weights=-1,1,1,1,1,1'], ['from 0 up']),
+    'weights all zero': (['To be', '--weights', '0,0,0,0,0,0'], ['not all 0']),
+    'not numbers': (['To be', '--thresholds', 'high,low'], ["'high,low'"]),
+    'article and own': (['To be', '--article', '--weights', '1,1,1,1,1,1'], ['either']),
+    'length beyond the prompt': (['To be', '--length', '6'], ['1 to 5']),
+    'length zero': (['To be', '--length', '0'], ['1 to 5']),
+    'length in words': (['To be', '--length', 'ten'], ['ten']),
+    'top in words': (['To be', '--top', 'some'], ["'all'"]),
+    'top negative': (['To be', '--top=-1'], ["'-1'"]),
+    'no such device': (['To be', '--device', 'abacus'], ["'abacus'"]),
+    'no such text': (['To be', '--text', 'nowhere.txt'], ['nowhere.txt']),
+    'no such weights': (['To be', '--model', 'nowhere.safetensors'], ['nowhere.safetensors']),
+    'figure of no kind': (['To be', '--figure', 'figure.xyz'], ['.png']),
+    'figure nowhere': (['To be', '--figure', 'nowhere/figure.png'], ['nowhere/figure.png']),
+}
+
+@pytest.mark.parametrize('args, says', FAULTS.values(), ids=FAULTS)
+def test_fault(capsys, tmp_path, monkeypatch, args, says):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, *args)
+    assert all(s in line for s in says), line
+    assert list(tmp_path.iterdir()) == [] # nothing half-written
+
+def test_a_device_that_is_not_there(capsys):
+    if torch.cuda.is_available(): pytest.skip('it is there')
+    assert "'cuda'" in refused(capsys, 'To be', '--device', 'cuda')
+
+def test_corpus_that_differs(capsys, corpus, tmp_path, monkeypatch):
+    other = tmp_path/'other.txt'
+    other.write_text(corpus.text.replace('First', 'Third', 1))
+    monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(other))
+    assert 'other.txt is not the expected corpus' in refused(capsys, 'To be')
+    monkeypatch.delenv('SHAKESPEARE_FFN_TEXT')
+    assert 'another text' in refused(capsys, 'To be', '--text', other)
+
+def test_a_text_that_is_none(capsys, tmp_path):
+    binary, empty = tmp_path/'binary', tmp_path/'empty'
+    binary.write_bytes(b'\xff\xfe\x00'); empty.write_bytes(b'')
+    assert 'UTF-8' in refused(capsys, 'To be', '--text', binary)
+    assert 'empty' in refused(capsys, 'To be', '--text', empty)
+    assert 'cannot read' in refused(capsys, 'To be', '--text', tmp_path)
+
+def test_weights_that_fail_their_check(capsys, tmp_path):
+    file, sound = tmp_path/'w.safetensors', WEIGHTS.read_bytes()
+    file.write_bytes(sound[:-100])
+    assert 'not a readable safetensors file' in refused(capsys, 'To be', '--model', file)
+    file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+    assert 'fails its check' in refused(capsys, 'To be', '--model', file)
+    file.write_text('not weights at all')
+    assert 'not a readable safetensors file' in refused(capsys, 'To be', '--model', file)
+    assert 'cannot read' in refused(capsys, 'To be', '--model', tmp_path)
+
+def test_weights_of_another_architecture(capsys, tmp_path, corpus):
+    file = tmp_path/'w.safetensors'
+    tensors = {'wte.weight': torch.zeros(65, 384)}
+    save_file(tensors, file, {'weights_sha256': weights_hash(tensors)})
+    assert 'this architecture' in refused(capsys, 'To be', '--model', file)
+    tensors = {k: v for k, v in Transformer().state_dict().items() if 'blocks.3.ffwd' not in k}
+    save_file(tensors, file, {'weights_sha256': weights_hash(tensors), 'n_head': '6', 'chars': corpus.tokenizer.chars})
+    assert 'this architecture' in refused(capsys, 'To be', '--model', file)
+
+def test_a_sound_model_for_which_nothing_is_tuned(capsys, tmp_path, corpus):
+    file, small = tmp_path/'small.safetensors', Transformer(Config(n_layer=2, n_embed=12, n_head=2))
+    save_model(small, file, dict(corpus_sha256=corpus.sha256), corpus.tokenizer.chars)
+    assert 'nothing is tuned' in refused(capsys, 'To be', '--model', file)
+    said = json.loads(answer(capsys, 'To be', '--model', file, '--thresholds', '.9,.9', '--weights', '1,1', '--json'))
+    assert len(said['blocks']) == 2
+
+def test_no_network(tmp_path):
+    "From a copy with no corpus anywhere near, behind a proxy that is not there"
+    import shakespeare_ffn
+    shutil.copytree(Path(shakespeare_ffn.__file__).parent, tmp_path/'lib'/'shakespeare_ffn')
+    env = {k: v for k, v in os.environ.items() if k != 'SHAKESPEARE_FFN_TEXT'} | dict(
+        PYTHONPATH=str(tmp_path/'lib'), SHAKESPEARE_FFN_CACHE=str(tmp_path/'cache'), https_proxy='http://127.0.0.1:9', no_proxy='')
+    done = subprocess.run([sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', 'To be'],
+                          cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1), done.stderr
+    assert 'cannot fetch the corpus' in done.stderr and str(tmp_path/'cache'/'tinyshakespeare.txt') in done.stderr
+    assert not (tmp_path/'cache').exists()
+
+def test_json(capsys):
+    said = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all'))
+    assert list(said) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty', 'model', 'approximation', 'blocks']
+    assert (said['prompt'], said['length'], said['scale'], said['empty'], len(said['blocks'])) == ('And only l', 10, 'smoke', False, 6)
+    for p in said['model'], said['approximation']: assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
+    for i, b in enumerate(said['blocks']):
+        assert list(b) == ['block', 'threshold', 'weight', 'n_similar', 'similar', 'counts']
+        assert b['block'] == i and len(b['similar']) == b['n_similar']
+        total = {}
+        for s in b['similar']:
+            assert list(s) == ['string', 'cosine', 'next', 'positions'] and s['cosine'] > b['threshold']
+            for c, n in s['next'].items(): total[c] = total.get(c, 0) + n
+        assert total == b['counts'] # all matches are listed, so they explain the counts
+
+def test_positions_are_where_the_string_stands(capsys, corpus):
+    said = json.loads(answer(capsys, 'the ', '--json', '--top', 'all'))
+    listed = [s for b in said['blocks'] for s in b['similar']]
+    assert listed
+    for s in listed:
+        assert all(corpus.text[i:i+4] == s['string'] for i in s['positions'])
+        assert sum(corpus.text[i+4:i+5] == c for i in s['positions'] for c in s['next']) == sum(s['next'].values())
+
+def test_newline(capsys):
+    assert json.loads(answer(capsys, r'ROMEO:\n', '--json'))['prompt'] == 'ROMEO:\n'
+
+def test_a_longer_prompt_says_what_is_explained(capsys):
+    text = answer(capsys, 'That is the question')
+    assert 'e question' in text and 'last 10' in text
+    said = json.loads(answer(capsys, 'That is the question', '--json'))
+    assert (said['prompt'], said['length']) == ('That is the question', 10)
+
+def test_leading_dash(capsys):
+    assert "'--Ay'" in answer(capsys, '--top', '1', '--', '--Ay')
+
+def test_figure(capsys, tmp_path):
+    answer(capsys, 'And only l', '--figure', tmp_path/'figure.png')
+    assert (tmp_path/'figure.png').read_bytes().startswith(b'\x89PNG')
+
+def test_nothing_passes_is_said(capsys):
+    text = answer(capsys, 'zq$zq$zq$3', '--thresholds', '1,1,1,1,1,1')
+    assert '(empty)' in text and text.count('no similar string') == 6
+    assert json.loads(answer(capsys, 'zq$zq$zq$3', '--thresholds', '1,1,1,1,1,1', '--json'))['empty'] is True
+
+def test_whoever_reads_may_stop(tmp_path):
+    done = subprocess.run(f'{sys.executable} -c "from shakespeare_ffn.explain import main; main()" --top all "And only l" | head -1',
+                          shell=True, capture_output=True, text=True)
+    assert done.stdout == "What comes after 'And only l'?\n" and 'Traceback' not in done.stderr
+
+def test_a_terminal_that_knows_no_unicode():
+    done = subprocess.run([sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', 'And only l'],
+                          env=os.environ | dict(PYTHONIOENCODING='ascii'), capture_output=True, text=True)
+    assert done.returncode == 0 and 'Hellinger' in done.stdout, done.stderr
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_prompt_is_explained(corpus, model, data):
+    prompt = data.draw(st.text(corpus.tokenizer.chars, min_size=1, max_size=3) | st.text(corpus.tokenizer.chars, min_size=10, max_size=256))
+    e = explain(prompt, corpus, model, quiet=True)
+    assert 0 <= e.hellinger <= 1 and e.length == min(len(prompt), 10)
+    assert abs(sum(e.approximation.values()) - 1) < 1e-9
+    assert str(e) and e._repr_html_()
