@@ -41,7 +41,7 @@ docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
 bench: $(VENV)/dev.ok ## run the side-by-side measurements
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit; done
+	@for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit; done
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)
 	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis

@@ -2,7 +2,8 @@
 import ast, re
 from pathlib import Path
 import nbformat, pytest
-from shakespeare_ffn.model import shipped_weights_hash
+from safetensors import safe_open
+from shakespeare_ffn.data import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -74,7 +75,21 @@ def test_an_export_is_followed_at_once(nb):
     assert [c.source for c, after in pairs if is_export(c) and not only_imports(c)
             and (after is None or is_export(after) or 'nbdev_export()' in after.source)] == []
 
-@each_numbered
-def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb):
-    said = set(re.findall(r'scale: \w+, weights: \w+', '\n'.join(output_texts(nb))))
-    assert said == {f'scale: full, weights: {shipped_weights_hash()[:12]}'}
+def stamps(text): return set(re.findall(r'scale: \w+, weights: \w+', text))
+
+@pytest.fixture(scope='module')
+def full_run():
+    "What a full run with the shipped weights prints"
+    with safe_open(WEIGHTS, 'np') as f: return {f"scale: full, weights: {f.metadata()['weights_sha256'][:12]}"}
+
+@each
+def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb, full_run):
+    assert stamps('\n'.join(output_texts(nb))) == full_run
+
+@pytest.mark.parametrize('path', sorted((ROOT/'results').glob('*.md')), ids=lambda p: p.stem)
+def test_results_are_of_a_full_run_with_the_shipped_weights(path, full_run):
+    assert stamps(path.read_text()) == full_run
+
+def test_every_benchmark_has_its_result():
+    scripts = {p.stem for p in (ROOT/'benchmarks').glob('*.py')} - {'common'}
+    assert scripts == {p.stem for p in (ROOT/'results').glob('*.md')}
