@@ -201,7 +201,7 @@ def block_counts(queries, keys, values: SparseCounts, thresholds, vocab_size, ex
     add_up = lambda x: x.flip(0).cumsum(0).flip(0)[order.argsort()] # a pair counts at every threshold it exceeds
     return add_up(counts.view(n_levels, n_queries, -1)), add_up(n_matches.view(n_levels, -1))
 
-# %% ../nbs/05_cosine_sims.ipynb #c041
+# %% ../nbs/05_cosine_sims.ipynb #c042
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values: torch.Tensor,  # (n_keys, vocab_size), whole numbers
@@ -223,7 +223,7 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c053
+# %% ../nbs/05_cosine_sims.ipynb #c054
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from safetensors import safe_open
 
@@ -60,6 +61,7 @@ def read_file(path) -> bytes:
     try: return Path(path).read_bytes()
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror}; check the path') from e
 
+# %% ../nbs/00_data.ipynb #c023
 def write_atomically(path: Path,     # its folder is made if missing
                      content: bytes):
     "Write a file so that it is either whole or not there, whatever happens meanwhile."
@@ -72,7 +74,7 @@ def write_atomically(path: Path,     # its folder is made if missing
         partial.unlink(missing_ok=True)
         raise UserError(f'cannot write {path}: {e.strerror}; make room or set SHAKESPEARE_FFN_CACHE to another folder') from e
 
-# %% ../nbs/00_data.ipynb #c023
+# %% ../nbs/00_data.ipynb #c025
 def download(target: Path, # where to keep it
              url=URL) -> bytes:
     "Fetch Tiny Shakespeare, check it and keep it at `target`."
@@ -84,7 +86,7 @@ def download(target: Path, # where to keep it
     write_atomically(target, check_hash(raw, url))
     return raw
 
-# %% ../nbs/00_data.ipynb #c026
+# %% ../nbs/00_data.ipynb #c028
 def corpus_bytes() -> bytes:
     "Tiny Shakespeare from the first place that has it, its hash checked."
     if named := os.environ.get('SHAKESPEARE_FFN_TEXT'): return check_hash(read_file(named), named)
@@ -94,7 +96,7 @@ def corpus_bytes() -> bytes:
         if place.exists(): return check_hash(read_file(place), place)
     return download(cached)
 
-# %% ../nbs/00_data.ipynb #c030
+# %% ../nbs/00_data.ipynb #c032
 class CharTokenizer:
     "Characters to token ids and back."
     def __init__(self, chars: str): # the vocabulary, in order of token id
@@ -114,7 +116,7 @@ class CharTokenizer:
     def decode(self, tokens) -> str: # tokens: an iterable of token ids
         return ''.join(self.chars[int(t)] for t in tokens)
 
-# %% ../nbs/00_data.ipynb #c036
+# %% ../nbs/00_data.ipynb #c038
 def rank_windows(tokens: np.ndarray, # (n,) token ids
                  length: int,        # of a window
                  vocab_size: int,
@@ -130,17 +132,17 @@ def rank_windows(tokens: np.ndarray, # (n,) token ids
         n_ranks = len(first)
     return first, rank
 
-# %% ../nbs/00_data.ipynb #c038
+# %% ../nbs/00_data.ipynb #c040
 class Substrings:
     "The distinct substrings of `length` characters, numbered by first occurrence; `self[i]` is the i-th as a `str`."
     def __init__(self, text: str, tokens: np.ndarray, length: int, vocab_size: int):
         first, rank = rank_windows(tokens, length, vocab_size)
         self.text, self.length, self.all_tokens = text, length, tokens
-        self.order = np.argsort(first)                # id → alphabetical rank, for now
-        self.first = first[self.order]                # (n,) position of the first occurrence, ascending
-        to_id = np.empty_like(self.order); to_id[self.order] = np.arange(len(first))
-        self.ids = to_id[rank]                        # (n_windows,) id of the string at each position of the text
-        self.order = to_id                            # (n,) ids in alphabetical order
+        rank_of = np.argsort(first)                    # (n,) alphabetical rank of each string
+        self.first = first[rank_of]                    # (n,) position of its first occurrence, ascending
+        self.order = np.empty_like(rank_of)            # (n,) ids in alphabetical order
+        self.order[rank_of] = np.arange(len(first))
+        self.ids = self.order[rank]                    # (n_windows,) id of the string at each position of the text
 
     def __len__(self): return len(self.first)
 
@@ -148,25 +150,30 @@ class Substrings:
         start = self.first[i]
         return self.text[start:start+self.length]
 
-    def find(self, s: str) -> int: # its number, or -1
-        "The number of a string, -1 if the text does not contain it."
-        start = self.text.find(s) if len(s) == self.length else -1
-        return int(self.ids[start]) if start >= 0 else -1
-
-    def tokens(self, ids) -> np.ndarray: # (len(ids), length)
-        "Token ids of the strings with these numbers."
-        return self.all_tokens[self.first[ids][:, None] + np.arange(self.length)]
-
     @functools.cached_property
     def _grouped(self): # positions grouped by string, and where each group begins
         return np.argsort(self.ids, kind='stable'), np.r_[0, np.bincount(self.ids).cumsum()]
 
-    def positions(self, i: int) -> np.ndarray:
-        "Every position of the text at which string `i` stands, ascending."
-        where, begins = self._grouped
-        return where[begins[i]:begins[i+1]]
+# %% ../nbs/00_data.ipynb #c042
+@patch
+def find(self: Substrings, s: str) -> int:
+    "The number of a string, -1 if the text does not contain it."
+    start = self.text.find(s) if len(s) == self.length else -1
+    return int(self.ids[start]) if start >= 0 else -1
 
-# %% ../nbs/00_data.ipynb #c041
+@patch
+def positions(self: Substrings, i: int) -> np.ndarray:
+    "Every position of the text at which string `i` stands, ascending."
+    where, begins = self._grouped
+    return where[begins[i]:begins[i+1]]
+
+# %% ../nbs/00_data.ipynb #c044
+@patch
+def tokens(self: Substrings, ids) -> np.ndarray: # (len(ids), length)
+    "Token ids of the strings with these numbers."
+    return self.all_tokens[self.first[ids][:, None] + np.arange(self.length)]
+
+# %% ../nbs/00_data.ipynb #c047
 @dataclass
 class Corpus:
     "A text with its tokenizer, hash, train/validation split and substrings."
@@ -179,14 +186,6 @@ class Corpus:
         codes = np.frombuffer(self.text.encode('utf-32-le'), np.uint32)
         return np.searchsorted([ord(c) for c in self.tokenizer.chars], codes).astype(np.min_scalar_type(len(self.tokenizer)-1))
 
-    @property
-    def n_train(self) -> int: return int(.9*len(self.text))
-
-    def split(self) -> tuple: # train, validation
-        "The first 90% of the tokens and the rest, as int64 tensors."
-        tokens = torch.from_numpy(self.tokens.astype(np.int64))
-        return tokens[:self.n_train], tokens[self.n_train:]
-
     @functools.cache
     def substrings(self, length: int) -> Substrings:
         "Its distinct substrings of `length` characters (kept after the first call)."
@@ -196,7 +195,7 @@ class Corpus:
     def __hash__(self): return hash(self.sha256)
     def __repr__(self): return f'Corpus({len(self.text):,} characters, {len(self.tokenizer)} distinct, sha256 {self.sha256[:12]}…)'
 
-# %% ../nbs/00_data.ipynb #c042
+# %% ../nbs/00_data.ipynb #c049
 def load_corpus(path=None, # a text of your own (UTF-8), which needs a model trained on it; default: Tiny Shakespeare
                ) -> Corpus:
     "Tiny Shakespeare, hash-checked, or the text at `path`."
@@ -206,7 +205,17 @@ def load_corpus(path=None, # a text of your own (UTF-8), which needs a model tra
     if not text: raise UserError(f'{path} is empty; give a text with at least a few thousand characters')
     return Corpus(text, CharTokenizer(''.join(sorted(set(text)))), hashlib.sha256(raw).hexdigest())
 
-# %% ../nbs/00_data.ipynb #c057
+# %% ../nbs/00_data.ipynb #c053
+@patch(as_prop=True)
+def n_train(self: Corpus) -> int: return int(.9*len(self.text))
+
+@patch
+def split(self: Corpus) -> tuple: # train, validation
+    "The first 90% of the tokens and the rest, as int64 tensors."
+    tokens = torch.from_numpy(self.tokens.astype(np.int64))
+    return tokens[:self.n_train], tokens[self.n_train:]
+
+# %% ../nbs/00_data.ipynb #c066
 def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
                n=None,              # how many; default: 20,000 at full scale, 200 at smoke
               ) -> np.ndarray:      # (n,) numbers of strings
@@ -214,7 +223,7 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
     n = n or {'full': 20_000, 'smoke': 200}[scale()]
     return torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337))[:n].numpy()
 
-# %% ../nbs/00_data.ipynb #c061
+# %% ../nbs/00_data.ipynb #c070
 WEIGHTS = Path(str(files('shakespeare_ffn')))/'weights'/'main.safetensors'
 
 def stamp() -> str:

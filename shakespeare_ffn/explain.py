@@ -15,6 +15,7 @@ from html import escape
 from pathlib import Path
 
 import torch
+from fastcore.basics import patch
 
 from .corpus_keys import corpus_index
 from .cosine_sims import similar, threshold_attention
@@ -48,6 +49,7 @@ class SimilarString:
     next: dict      # character → how often it follows
     positions: list # where the string stands in the text
 
+# %% ../nbs/08_explain.ipynb #c011
 @dataclass
 class BlockExplanation:
     "What one block contributes."
@@ -62,8 +64,8 @@ class BlockExplanation:
         total = sum(self.counts.values())
         return {c: n/total for c, n in self.counts.items()}
 
-# %% ../nbs/08_explain.ipynb #c010
-@dataclass
+# %% ../nbs/08_explain.ipynb #c013
+@dataclass(repr=False)
 class Explanation:
     "What the model says after a prompt, and which corpus strings say so; draws itself in a notebook, as text, and by `plot`."
     prompt: str
@@ -81,16 +83,18 @@ class Explanation:
     @property
     def explained(self) -> str: return self.prompt[-self.length:]
 
-    def to_dict(self) -> dict:
-        "The explanation as plain lists and dictionaries, for JSON."
-        shallow = {k: v for k, v in vars(self).items() if k not in ('corpus', 'source', 'blocks')}
-        return shallow | dict(blocks=[asdict(b) for b in self.blocks])
-
-    def __str__(self): return as_text(self)
+    def __repr__(self): return as_text(self)
     def _repr_html_(self): return as_html(self)
     def plot(self): return as_figure(self)
 
-# %% ../nbs/08_explain.ipynb #c012
+# %% ../nbs/08_explain.ipynb #c015
+@patch
+def to_dict(self: Explanation) -> dict:
+    "The explanation as plain lists and dictionaries, for JSON."
+    shallow = {k: v for k, v in vars(self).items() if k not in ('corpus', 'source', 'blocks')}
+    return shallow | dict(blocks=[asdict(b) for b in self.blocks])
+
+# %% ../nbs/08_explain.ipynb #c018
 def explain_block(b, query, index, values, tokenizer, threshold, weight, exclude, top, device):
     "One block's similar strings; and their counts `(vocab_size,)`."
     rows, cosines = similar(query, index.keys[b], threshold, exclude, device)
@@ -99,6 +103,7 @@ def explain_block(b, query, index, values, tokenizer, threshold, weight, exclude
              for r, c in zip(rows[:top], cosines)]
     return BlockExplanation(b, threshold, weight, len(rows), shown, top_tokens(counts, tokenizer, None)), counts
 
+# %% ../nbs/08_explain.ipynb #c020
 def check_match(corpus: Corpus, model: Transformer):
     "A `UserError` unless the model was trained on this corpus."
     if model.tokenizer.chars != corpus.tokenizer.chars or model.metadata.get('corpus_sha256') != corpus.sha256:
@@ -112,7 +117,7 @@ def check_length(prompt: str, length) -> int:
                                                        f'give one from 1 to {len(prompt)}')
     return length
 
-# %% ../nbs/08_explain.ipynb #c013
+# %% ../nbs/08_explain.ipynb #c022
 def explain(prompt: str,
             corpus: Corpus = None,               # default: Tiny Shakespeare
             model: Transformer = None,           # default: the weights that the package carries
@@ -138,7 +143,7 @@ def explain(prompt: str,
     return Explanation(prompt, length, scale(), model.hash, hellinger(p[0], said).item(), empty.item(), top_tokens(said, corpus.tokenizer, None),
                        top_tokens(p[0], corpus.tokenizer, None), list(blocks), corpus, approximation.source)
 
-# %% ../nbs/08_explain.ipynb #c015
+# %% ../nbs/08_explain.ipynb #c024
 def shares(p: dict, n=6, least=.005) -> str:
     "The largest shares of a distribution on one line."
     return '  '.join(f'{show_char(c)} {x:.3f}' for c, x in list(p.items())[:n] if x >= least)
@@ -159,7 +164,7 @@ def influence(e: Explanation) -> list: # one share for each block
     parts = [b.weight*sum(b.counts.values()) for b in e.blocks]
     return [part/(sum(parts) or 1) for part in parts]
 
-# %% ../nbs/08_explain.ipynb #c016
+# %% ../nbs/08_explain.ipynb #c026
 def heading(e: Explanation) -> list:
     "The first lines of the text: what was asked, and of what."
     lines = [f'What comes after {e.explained!r}?']
@@ -168,6 +173,7 @@ def heading(e: Explanation) -> list:
     note = '' if e.length == 10 else ', for strings of length 10'
     return lines + [f'scale: {e.scale}, weights: {e.weights[:12]}; thresholds and weights of the approximation: {e.source}{note}', '']
 
+# %% ../nbs/08_explain.ipynb #c028
 def block_lines(b: BlockExplanation, part: float, e: Explanation) -> list:
     "One block: its line, what follows its strings, and the best of them in their lines."
     found = {0: 'no similar string', 1: '1 similar string'}.get(b.n_similar, f'{b.n_similar:,} similar strings')
@@ -179,6 +185,7 @@ def block_lines(b: BlockExplanation, part: float, e: Explanation) -> list:
         lines += [f'  {s.cosine:.3f}  line {number:>6,}  {in_line(e.corpus.text, s.positions[0], e.length)}{more}']
     return lines
 
+# %% ../nbs/08_explain.ipynb #c030
 def as_text(e: Explanation) -> str:
     "The explanation as lines of text."
     lines = heading(e) + ['next  model                       approximation']
@@ -189,7 +196,7 @@ def as_text(e: Explanation) -> str:
     if e.empty: lines += ['No string that passes has a next character: the approximation is the unigram distribution of the corpus (empty).']
     return '\n'.join(lines + [line for b, part in zip(e.blocks, influence(e)) for line in block_lines(b, part, e)])
 
-# %% ../nbs/08_explain.ipynb #c027
+# %% ../nbs/08_explain.ipynb #c041
 def html_bar(p: float, colour: str) -> str:
     return f'<div style="background:{colour};height:.6em;width:{100*p:.1f}%;min-width:1px"></div>'
 
@@ -202,6 +209,7 @@ def html_distribution(e: Explanation) -> str:
     head = f'<tr><th>next</th><th style="color:{COLOURS[0]}">model</th><th style="color:{COLOURS[1]}">approximation</th><th></th></tr>'
     return f'<table>{head}{"".join(rows)}</table>'
 
+# %% ../nbs/08_explain.ipynb #c043
 def html_block(lines: list) -> str:
     "One block: a line to open, and its strings."
     return f'<details><summary>{escape(lines[1].strip())}</summary><pre style="font-size:.85em">{escape(chr(10).join(lines[2:]))}</pre></details>'
@@ -214,7 +222,7 @@ def as_html(e: Explanation) -> str:
     return (f'<div><h4>What comes after <code>{escape(show_text(e.explained))}</code>?</h4>{"".join(said)}{html_distribution(e)}'
             f'<p>Hellinger distance: <b>{e.hellinger:.3f}</b>.{note}</p>{"".join(blocks)}</div>')
 
-# %% ../nbs/08_explain.ipynb #c031
+# %% ../nbs/08_explain.ipynb #c047
 def plot_block(b: BlockExplanation, chars: list, ax):
     "One block's distribution over given characters, small."
     share = b.share()
@@ -235,7 +243,7 @@ def as_figure(e: Explanation): # → matplotlib figure
     for b in e.blocks: plot_block(b, chars, axes[f'{b.block}'])
     return fig
 
-# %% ../nbs/08_explain.ipynb #c034
+# %% ../nbs/08_explain.ipynb #c050
 class Parser(argparse.ArgumentParser):
     "Wrong arguments are reported like every other fault: one line, exit code 2."
     def error(self, message): raise UserError(f'{message}; see {self.prog} --help')
@@ -254,7 +262,7 @@ def device(s: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is") from None
 
-# %% ../nbs/08_explain.ipynb #c035
+# %% ../nbs/08_explain.ipynb #c052
 def parser() -> Parser:
     "The command's arguments."
     p = Parser('ffn_explain', description='What the model says comes after a prompt, and which corpus strings say so.', allow_abbrev=False,
@@ -273,7 +281,7 @@ def parser() -> Parser:
     p.add_argument('--json', action='store_true', help='print the explanation as JSON')
     return p
 
-# %% ../nbs/08_explain.ipynb #c036
+# %% ../nbs/08_explain.ipynb #c054
 def chosen_approximation(args, model: Transformer) -> Approximation:
     "The approximation that the options ask for."
     if args.article: base = article_approximation()
@@ -283,6 +291,7 @@ def chosen_approximation(args, model: Transformer) -> Approximation:
     if args.article: raise UserError('give either --article or thresholds and weights of your own')
     return Approximation(args.thresholds or base.thresholds, args.weights or base.weights, 'given')
 
+# %% ../nbs/08_explain.ipynb #c056
 def check_figure(path):
     "A `UserError` if a figure cannot be saved there; found out before the work, not after it."
     if path is None: return
@@ -291,6 +300,7 @@ def check_figure(path):
         raise UserError(f'a figure cannot be saved as {path!r}; end its name in .png, .svg or .pdf')
     if not os.access(Path(path).absolute().parent, os.W_OK): raise UserError(f'cannot write {path!r}: its folder is missing or not writable; name another')
 
+# %% ../nbs/08_explain.ipynb #c058
 def run(args) -> str:
     "Do what the arguments ask for; what to print."
     prompt = args.prompt.replace(r'\n', '\n')
@@ -303,7 +313,7 @@ def run(args) -> str:
         except OSError as error: raise UserError(f'cannot write {args.figure}: {error.strerror}; name another file') from error
     return json.dumps(e.to_dict(), ensure_ascii=False) if args.json else str(e)
 
-# %% ../nbs/08_explain.ipynb #c037
+# %% ../nbs/08_explain.ipynb #c060
 def main(argv=None):
     "The command `ffn_explain`; ends with exit code 0, 2 (a fault that the user can put right) or 130 (interrupted)."
     for stream in sys.stdout, sys.stderr: stream.reconfigure(errors='replace') if hasattr(stream, 'reconfigure') else None

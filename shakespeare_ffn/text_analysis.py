@@ -54,14 +54,17 @@ def hellinger(p: torch.Tensor, # (…, vocab_size) distributions
     return (p.double().sqrt() - q.double().sqrt()).norm(dim=-1) / 2**.5
 
 # %% ../nbs/06_text_analysis.ipynb #c030
+COLOURS = '#2f5d8a', '#d08c3c', '#6b8f5e', '#8a5a83'
+
 def plot_next(distributions: dict,      # label → (vocab_size,) distribution
               tokenizer: CharTokenizer,
-              n=8,                      # characters of each distribution to show
+              n=8,                      # characters of each distribution to show,
+              least=.005,               # if they have at least this probability
               title='', ax=None):       # matplotlib axes to draw on; default: a new figure
     "Bars for the likeliest next characters, one colour a distribution; returns the axes."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2.8), layout='constrained')[1]
-    chars = list(dict.fromkeys(c for p in distributions.values() for c in top_tokens(p, tokenizer, n)))
+    chars = list(dict.fromkeys(c for p in distributions.values() for c, x in top_tokens(p, tokenizer, n).items() if x >= least))
     x, width = np.arange(len(chars)), .8/len(distributions)
     for i, (label, p) in enumerate(distributions.items()):
         heights = [p[tokenizer.stoi[c]].item() for c in chars]
@@ -70,5 +73,3 @@ def plot_next(distributions: dict,      # label → (vocab_size,) distribution
     ax.spines[['top', 'right']].set_visible(False)
     ax.legend(frameon=False)
     return ax
-
-COLOURS = '#2f5d8a', '#d08c3c', '#6b8f5e', '#8a5a83'
