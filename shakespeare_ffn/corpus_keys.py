@@ -24,7 +24,7 @@ from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, scale, 
 from .hooks import capture
 from .model import Transformer, load_model
 
-# %% ../nbs/04_corpus_keys.ipynb #c008
+# %% ../nbs/04_corpus_keys.ipynb #c009
 def new_prefixes(tokens: torch.Tensor, # (n, length), alphabetically sorted
                 ) -> torch.Tensor:     # (n, length) bool
     "Where a sorted list of strings has a prefix that the string above does not have."
@@ -32,7 +32,7 @@ def new_prefixes(tokens: torch.Tensor, # (n, length), alphabetically sorted
     new[1:] = (tokens[1:] != tokens[:-1]).cumsum(1) > 0
     return new
 
-# %% ../nbs/04_corpus_keys.ipynb #c011
+# %% ../nbs/04_corpus_keys.ipynb #c012
 def tree(tokens: torch.Tensor, # (n, length), sorted
         ) -> tuple: # (n, length) bool: new prefixes; (n, length): the node at each position of each string; (n_nodes,): depth of each node
     "The tree of the strings' prefixes."
@@ -40,7 +40,7 @@ def tree(tokens: torch.Tensor, # (n, length), sorted
     path = new.T.flatten().cumsum(0).sub_(1).view(new.T.shape).T
     return new, path, torch.arange(new.shape[1], device=new.device).repeat_interleave(new.sum(0))
 
-# %% ../nbs/04_corpus_keys.ipynb #c014
+# %% ../nbs/04_corpus_keys.ipynb #c015
 class TrieForward:
     "The model's forward pass over sorted strings, one computation a distinct prefix."
     def __init__(self, model: Transformer,
@@ -64,7 +64,7 @@ class TrieForward:
             x = x + ffwd
         return torch.stack(outputs)
 
-# %% ../nbs/04_corpus_keys.ipynb #c016
+# %% ../nbs/04_corpus_keys.ipynb #c017
 @patch
 def attend(self: TrieForward, sa, x, path, new, last):
     "Attention along each path: one row a node, or, in the last block, one row a string."
@@ -74,14 +74,14 @@ def attend(self: TrieForward, sa, x, path, new, last):
     y = y.permute(2, 0, 1, 3).flatten(2)                             # (length or 1, n, n_embed)
     return sa.proj(y[0] if last else y[new.T])
 
-# %% ../nbs/04_corpus_keys.ipynb #c025
+# %% ../nbs/04_corpus_keys.ipynb #c026
 def fast_bfloat16(device='cpu') -> bool:
     "Whether this machine multiplies bfloat16 matrices faster than float32 ones."
     if torch.device(device).type != 'cpu': return True
     has = torch.cpu.get_capabilities()
     return any(has.get(k) for k in ('avx512_bf16', 'amx_bf16', 'arm_bf16', 'bf16'))
 
-# %% ../nbs/04_corpus_keys.ipynb #c028
+# %% ../nbs/04_corpus_keys.ipynb #c029
 N_SMOKE = 20_000 # strings at smoke scale, before the prompts
 
 def key_ids(strings, scale: str) -> np.ndarray: # numbers of the strings in the index, alphabetical order
@@ -91,7 +91,7 @@ def key_ids(strings, scale: str) -> np.ndarray: # numbers of the strings in the 
     chosen[:N_SMOKE] = chosen[prompt_ids(strings, 200)] = True
     return strings.order[chosen[strings.order]]
 
-# %% ../nbs/04_corpus_keys.ipynb #c030
+# %% ../nbs/04_corpus_keys.ipynb #c031
 def identity(corpus: Corpus, model: Transformer, length: int, arithmetic: str, n_keys: int) -> dict:
     "All that the content of an index depends on."
     c = model.config
@@ -103,7 +103,7 @@ def index_path(identity: dict) -> Path: # in the cache folder
     name = f"{i['scale']}-length{i['length']}-{i['arithmetic']}-weights{i['weights_sha256'][:12]}-corpus{i['corpus_sha256'][:12]}"
     return cache_dir()/'keys'/name
 
-# %% ../nbs/04_corpus_keys.ipynb #c033
+# %% ../nbs/04_corpus_keys.ipynb #c034
 class BadIndex(Exception):
     "An index that must not be used; the message says why."
 
@@ -120,7 +120,7 @@ def file_hash(path: Path) -> str: # SHA-256, read a piece at a time
         while block := f.read(2**24): h.update(block)
     return h.hexdigest()
 
-# %% ../nbs/04_corpus_keys.ipynb #c035
+# %% ../nbs/04_corpus_keys.ipynb #c036
 class KeyIndex:
     "Feed-forward outputs of corpus strings: `keys` `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is string number `ids[r]`."
     def __init__(self, path: Path, identity: dict, strings, model: Transformer):
@@ -138,7 +138,7 @@ class KeyIndex:
     def __len__(self): return len(self.ids)
     def __repr__(self): return f'KeyIndex({len(self):,} strings of length {self.strings.length}, {self.path.name})'
 
-# %% ../nbs/04_corpus_keys.ipynb #c037
+# %% ../nbs/04_corpus_keys.ipynb #c038
 @patch
 def check(self: KeyIndex, rows):
     "Compute a few rows anew; a `BadIndex` if the stored ones point elsewhere."
@@ -151,7 +151,7 @@ def verify(self: KeyIndex):
     "Compare the whole file with the checksum taken when it was built; a `BadIndex` if it has changed since."
     if file_hash(self.path/'keys.bfloat16') != self.manifest['sha256']: raise BadIndex('its checksum is wrong')
 
-# %% ../nbs/04_corpus_keys.ipynb #c039
+# %% ../nbs/04_corpus_keys.ipynb #c040
 @patch
 def compute(self: KeyIndex, tokens) -> torch.Tensor: # (n, length) → (n_layer, n, n_embed)
     "Keys of any strings of this length, by the arithmetic of the index and rounded like its rows."
@@ -167,7 +167,7 @@ def queries(self: KeyIndex, prompts: list) -> torch.Tensor: # strings of this le
         out[:, new] = self.compute(torch.stack([self.model.tokenizer.encode(prompts[i]) for i in new]))
     return out
 
-# %% ../nbs/04_corpus_keys.ipynb #c042
+# %% ../nbs/04_corpus_keys.ipynb #c043
 def human(n_bytes) -> str:
     for unit in ('bytes', 'kB', 'MB', 'GB'):
         if n_bytes < 1000 or unit == 'GB': return f'{n_bytes:.3g} {unit}'
@@ -177,7 +177,7 @@ def say(message, quiet=False):
     "A line to standard error, so that standard output stays what was asked for."
     if not quiet: print(message, file=sys.stderr, flush=True)
 
-# %% ../nbs/04_corpus_keys.ipynb #c044
+# %% ../nbs/04_corpus_keys.ipynb #c045
 @contextmanager
 def locked(path: Path, quiet=False):
     "Hold a lock file; say so if another process has it. The operating system releases it when the holder dies."
@@ -189,7 +189,7 @@ def locked(path: Path, quiet=False):
     try: yield
     finally: lock.release()
 
-# %% ../nbs/04_corpus_keys.ipynb #c046
+# %% ../nbs/04_corpus_keys.ipynb #c047
 CHUNK = 1024   # strings at a time: what they need stays in the processor's cache
 SAVE_EVERY = 32 # chunks between two notes of how far the build got
 
@@ -209,7 +209,7 @@ def check_room(folder: Path, n_bytes: int):
         raise UserError(f'the index needs {human(n_bytes)} and {folder} has {human(free)} free; make room, '
                         'or set SHAKESPEARE_FFN_CACHE to a folder on another disk')
 
-# %% ../nbs/04_corpus_keys.ipynb #c048
+# %% ../nbs/04_corpus_keys.ipynb #c049
 def write_rows(f, keys, start, shape):
     "Write keys `(n_layer, n, n_embed)` as rows `start`… of every block of the open file `f`."
     _, n_keys, n_embed = shape
@@ -232,7 +232,7 @@ def compute_rows(forward, tokens, f, partial, identity, done, quiet):
             if i % SAVE_EVERY == 0: note_progress(f, partial, identity, start+len(chunk))
             bar.update(len(chunk))
 
-# %% ../nbs/04_corpus_keys.ipynb #c050
+# %% ../nbs/04_corpus_keys.ipynb #c051
 def announce(forward, tokens, n_bytes, path, quiet):
     "Say size and time of a build."
     if quiet: return
@@ -243,7 +243,7 @@ def announce(forward, tokens, n_bytes, path, quiet):
     say(f'Building the index of {len(tokens):,} strings of length {tokens.shape[1]}: {human(n_bytes)} in {path.parent}, '
         f'about {f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(60*minutes, 1):.0f} seconds"}.')
 
-# %% ../nbs/04_corpus_keys.ipynb #c052
+# %% ../nbs/04_corpus_keys.ipynb #c053
 def build(path: Path, identity: dict, strings, model: Transformer, quiet=False):
     "Build an index, or go on with what a dead build left. The caller holds the lock."
     partial = path.with_name(path.name + '.partial')
@@ -260,7 +260,7 @@ def build(path: Path, identity: dict, strings, model: Transformer, quiet=False):
     (partial/'progress.json').unlink()
     partial.replace(path)
 
-# %% ../nbs/04_corpus_keys.ipynb #c054
+# %% ../nbs/04_corpus_keys.ipynb #c055
 @contextmanager
 def disk_faults(path: Path):
     "Turn what the operating system says about a folder into a `UserError`."
@@ -269,7 +269,7 @@ def disk_faults(path: Path):
         raise UserError(f'cannot write the index in {path.parent}: {e.strerror}; make room or allow writing there, '
                         'or set SHAKESPEARE_FFN_CACHE to another folder') from e
 
-# %% ../nbs/04_corpus_keys.ipynb #c057
+# %% ../nbs/04_corpus_keys.ipynb #c058
 def corpus_index(corpus: Corpus, model: Transformer,
                  length=10,       # of the strings
                  arithmetic=None, # of a new index: 'float32' or 'bfloat16'; default: what this machine does fast

@@ -19,29 +19,29 @@ from fastcore.basics import patch
 from fastcore.xdg import xdg_cache_home
 from safetensors import safe_open
 
-# %% ../nbs/00_data.ipynb #c005
+# %% ../nbs/00_data.ipynb #c006
 class UserError(Exception):
     "A fault that the user can put right; the message is one line that says how."
 
-# %% ../nbs/00_data.ipynb #c007
+# %% ../nbs/00_data.ipynb #c008
 def scale() -> str: # 'full' or 'smoke'
     "The scale asked for by `SHAKESPEARE_FFN_SCALE`; if unset, smoke under `nbdev_test` and full elsewhere."
     asked = os.environ.get('SHAKESPEARE_FFN_SCALE') or ('smoke' if 'IN_TEST' in os.environ else 'full')
     if asked not in ('full', 'smoke'): raise UserError(f"SHAKESPEARE_FFN_SCALE is {asked!r}; set it to 'full' or 'smoke'")
     return asked
 
-# %% ../nbs/00_data.ipynb #c012
+# %% ../nbs/00_data.ipynb #c013
 @functools.cache
 def reference() -> dict: # section → name → figure
     "The article's figures. Those of the corpus and the prompts are exact; those of the model are another training run's."
     return json.loads((files('shakespeare_ffn')/'reference.json').read_text())
 
-# %% ../nbs/00_data.ipynb #c016
+# %% ../nbs/00_data.ipynb #c017
 def cache_dir() -> Path:
     "Where downloads and computed results are kept: `SHAKESPEARE_FFN_CACHE`, or a folder in the user's cache."
     return Path(os.environ.get('SHAKESPEARE_FFN_CACHE') or xdg_cache_home()/'shakespeare_ffn')
 
-# %% ../nbs/00_data.ipynb #c019
+# %% ../nbs/00_data.ipynb #c020
 URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
 SHA256 = '86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed'
 
@@ -55,13 +55,13 @@ def check_hash(raw: bytes,    # a file's content
     raise UserError(f'{source} is not the expected corpus: its SHA-256 is {found[:12]}…, not {sha256[:12]}…; '
                     'remove or replace it, or point SHAKESPEARE_FFN_TEXT at the right file')
 
-# %% ../nbs/00_data.ipynb #c021
+# %% ../nbs/00_data.ipynb #c022
 def read_file(path) -> bytes:
     "The content of a file, or a `UserError` that says why it cannot be read."
     try: return Path(path).read_bytes()
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror}; check the path') from e
 
-# %% ../nbs/00_data.ipynb #c023
+# %% ../nbs/00_data.ipynb #c024
 def write_atomically(path: Path,     # its folder is made if missing
                      content: bytes):
     "Write a file so that it is either whole or not there, whatever happens meanwhile."
@@ -74,7 +74,7 @@ def write_atomically(path: Path,     # its folder is made if missing
         partial.unlink(missing_ok=True)
         raise UserError(f'cannot write {path}: {e.strerror}; make room or set SHAKESPEARE_FFN_CACHE to another folder') from e
 
-# %% ../nbs/00_data.ipynb #c025
+# %% ../nbs/00_data.ipynb #c026
 def download(target: Path, # where to keep it
              url=URL) -> bytes:
     "Fetch Tiny Shakespeare, check it and keep it at `target`."
@@ -86,7 +86,7 @@ def download(target: Path, # where to keep it
     write_atomically(target, check_hash(raw, url))
     return raw
 
-# %% ../nbs/00_data.ipynb #c028
+# %% ../nbs/00_data.ipynb #c029
 def corpus_bytes() -> bytes:
     "Tiny Shakespeare from the first place that has it, its hash checked."
     if named := os.environ.get('SHAKESPEARE_FFN_TEXT'): return check_hash(read_file(named), named)
@@ -96,7 +96,7 @@ def corpus_bytes() -> bytes:
         if place.exists(): return check_hash(read_file(place), place)
     return download(cached)
 
-# %% ../nbs/00_data.ipynb #c032
+# %% ../nbs/00_data.ipynb #c033
 class CharTokenizer:
     "Characters to token ids and back."
     def __init__(self, chars: str): # the vocabulary, in order of token id
@@ -116,7 +116,7 @@ class CharTokenizer:
     def decode(self, tokens) -> str: # tokens: an iterable of token ids
         return ''.join(self.chars[int(t)] for t in tokens)
 
-# %% ../nbs/00_data.ipynb #c038
+# %% ../nbs/00_data.ipynb #c039
 def rank_windows(tokens: np.ndarray, # (n,) token ids
                  length: int,        # of a window
                  vocab_size: int,
@@ -132,7 +132,7 @@ def rank_windows(tokens: np.ndarray, # (n,) token ids
         n_ranks = len(first)
     return first, rank
 
-# %% ../nbs/00_data.ipynb #c040
+# %% ../nbs/00_data.ipynb #c041
 class Substrings:
     "The distinct substrings of `length` characters, numbered by first occurrence; `self[i]` is the i-th as a `str`."
     def __init__(self, text: str, tokens: np.ndarray, length: int, vocab_size: int):
@@ -154,7 +154,7 @@ class Substrings:
     def _grouped(self): # positions grouped by string, and where each group begins
         return np.argsort(self.ids, kind='stable'), np.r_[0, np.bincount(self.ids).cumsum()]
 
-# %% ../nbs/00_data.ipynb #c042
+# %% ../nbs/00_data.ipynb #c043
 @patch
 def find(self: Substrings, s: str) -> int:
     "The number of a string, -1 if the text does not contain it."
@@ -167,13 +167,13 @@ def positions(self: Substrings, i: int) -> np.ndarray:
     where, begins = self._grouped
     return where[begins[i]:begins[i+1]]
 
-# %% ../nbs/00_data.ipynb #c044
+# %% ../nbs/00_data.ipynb #c045
 @patch
 def tokens(self: Substrings, ids) -> np.ndarray: # (len(ids), length)
     "Token ids of the strings with these numbers."
     return self.all_tokens[self.first[ids][:, None] + np.arange(self.length)]
 
-# %% ../nbs/00_data.ipynb #c047
+# %% ../nbs/00_data.ipynb #c048
 @dataclass
 class Corpus:
     "A text with its tokenizer, hash, train/validation split and substrings."
@@ -195,7 +195,7 @@ class Corpus:
     def __hash__(self): return hash(self.sha256)
     def __repr__(self): return f'Corpus({len(self.text):,} characters, {len(self.tokenizer)} distinct, sha256 {self.sha256[:12]}…)'
 
-# %% ../nbs/00_data.ipynb #c049
+# %% ../nbs/00_data.ipynb #c050
 def load_corpus(path=None, # a text of your own (UTF-8), which needs a model trained on it; default: Tiny Shakespeare
                ) -> Corpus:
     "Tiny Shakespeare, hash-checked, or the text at `path`."
@@ -205,7 +205,7 @@ def load_corpus(path=None, # a text of your own (UTF-8), which needs a model tra
     if not text: raise UserError(f'{path} is empty; give a text with at least a few thousand characters')
     return Corpus(text, CharTokenizer(''.join(sorted(set(text)))), hashlib.sha256(raw).hexdigest())
 
-# %% ../nbs/00_data.ipynb #c053
+# %% ../nbs/00_data.ipynb #c054
 @patch(as_prop=True)
 def n_train(self: Corpus) -> int: return int(.9*len(self.text))
 
@@ -215,7 +215,7 @@ def split(self: Corpus) -> tuple: # train, validation
     tokens = torch.from_numpy(self.tokens.astype(np.int64))
     return tokens[:self.n_train], tokens[self.n_train:]
 
-# %% ../nbs/00_data.ipynb #c066
+# %% ../nbs/00_data.ipynb #c067
 def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
                n=None,              # how many; default: 20,000 at full scale, 200 at smoke
               ) -> np.ndarray:      # (n,) numbers of strings
@@ -223,7 +223,7 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
     n = n or {'full': 20_000, 'smoke': 200}[scale()]
     return torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337))[:n].numpy()
 
-# %% ../nbs/00_data.ipynb #c070
+# %% ../nbs/00_data.ipynb #c071
 WEIGHTS = Path(str(files('shakespeare_ffn')))/'weights'/'main.safetensors'
 
 def stamp() -> str:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from .data import WEIGHTS, CharTokenizer, UserError, read_file, reference, stamp
 
-# %% ../nbs/01_model.ipynb #c010
+# %% ../nbs/01_model.ipynb #c011
 class SelfAttention(nn.Module):
     "Causal multi-head self-attention, all heads in one product."
     def __init__(self, n_embed, n_head, dropout=0.):
@@ -34,7 +34,7 @@ class SelfAttention(nn.Module):
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=self.attn_dropout if self.training else 0.)
         return self.dropout(self.proj(y.transpose(1, 2).flatten(2)))
 
-# %% ../nbs/01_model.ipynb #c013
+# %% ../nbs/01_model.ipynb #c014
 class FeedForward(nn.Module):
     "Widen fourfold, ReLU, narrow again: one position at a time."
     def __init__(self, n_embed, dropout=0.):
@@ -44,7 +44,7 @@ class FeedForward(nn.Module):
 
     def forward(self, x): return self.dropout(self.out(F.relu(self.fc(x))))
 
-# %% ../nbs/01_model.ipynb #c016
+# %% ../nbs/01_model.ipynb #c017
 class Block(nn.Module):
     "Attention, then a feed-forward network, each added to the residual stream."
     def __init__(self, n_embed, n_head, dropout=0.):
@@ -56,7 +56,7 @@ class Block(nn.Module):
         x = x + self.sa(self.ln1(x))
         return x + self.ffwd(self.ln2(x))
 
-# %% ../nbs/01_model.ipynb #c018
+# %% ../nbs/01_model.ipynb #c019
 @dataclass(frozen=True)
 class Config:
     "The architecture; the defaults are the article's."
@@ -67,13 +67,13 @@ class Config:
     n_embed: int = 384
     dropout: float = 0.2  # in training only
 
-# %% ../nbs/01_model.ipynb #c020
+# %% ../nbs/01_model.ipynb #c021
 def init_weights(module):
     "Weights of linear layers and embeddings from N(0, 0.02), biases 0."
     if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=.02)
     if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
-# %% ../nbs/01_model.ipynb #c022
+# %% ../nbs/01_model.ipynb #c023
 class Transformer(nn.Module):
     "A decoder-only transformer over characters."
     def __init__(self, config=Config()):
@@ -96,7 +96,7 @@ class Transformer(nn.Module):
         for block in self.blocks: x = block(x)
         return self.head(x)
 
-# %% ../nbs/01_model.ipynb #c026
+# %% ../nbs/01_model.ipynb #c027
 def weights_hash(tensors: dict) -> str: # name → tensor
     "SHA-256 over names, shapes, dtypes and bytes of tensors, in order of name."
     h = hashlib.sha256()
@@ -105,7 +105,7 @@ def weights_hash(tensors: dict) -> str: # name → tensor
         h.update(t.contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
 
-# %% ../nbs/01_model.ipynb #c029
+# %% ../nbs/01_model.ipynb #c030
 def config_of(shapes: dict,      # name → shape of a tensor
               n_head=6) -> Config:
     "The architecture that a set of weights belongs to."
@@ -113,7 +113,7 @@ def config_of(shapes: dict,      # name → shape of a tensor
     n_layer = len({name.split('.')[1] for name in shapes if name.startswith('blocks.')})
     return Config(vocab_size, block_size, n_layer, n_head, n_embed)
 
-# %% ../nbs/01_model.ipynb #c031
+# %% ../nbs/01_model.ipynb #c032
 def save_model(model: Transformer,
                path,           # of the file to write
                metadata: dict, # where the weights come from: seed, steps, train_loss, val_loss, corpus_sha256, recipe, torch, seconds, device
@@ -125,7 +125,7 @@ def save_model(model: Transformer,
     save_file(tensors, partial, {k: str(v) for k, v in (metadata | extra).items()})
     partial.replace(path)
 
-# %% ../nbs/01_model.ipynb #c033
+# %% ../nbs/01_model.ipynb #c034
 def read_weights(path) -> tuple: # name → tensor, metadata
     "The tensors and the metadata of a weights file, its hash checked."
     read_file(path) if not Path(path).is_file() else None
@@ -136,7 +136,7 @@ def read_weights(path) -> tuple: # name → tensor, metadata
         raise UserError(f'{path} fails its check: its weights do not have the hash that it states; get it again')
     return tensors, metadata
 
-# %% ../nbs/01_model.ipynb #c035
+# %% ../nbs/01_model.ipynb #c036
 def load_model(path=None,    # a file written by `save_model`; default: the weights that the package carries
                device='cpu',
               ) -> Transformer: # in evaluation mode, float32, with `.tokenizer`, `.hash` and `.metadata`
@@ -152,7 +152,7 @@ def load_model(path=None,    # a file written by `save_model`; default: the weig
     model.tokenizer, model.hash, model.metadata = CharTokenizer(metadata['chars']), metadata['weights_sha256'], metadata
     return model.to(device).eval().requires_grad_(False)
 
-# %% ../nbs/01_model.ipynb #c041
+# %% ../nbs/01_model.ipynb #c042
 @torch.no_grad()
 def next_char_probs(model: Transformer,
                     tokens,              # (n, length) token ids, array or tensor
@@ -163,7 +163,7 @@ def next_char_probs(model: Transformer,
     batches = torch.as_tensor(tokens).long().split(batch_size)
     return torch.cat([model(t.to(device))[:, -1].softmax(-1) for t in batches])
 
-# %% ../nbs/01_model.ipynb #c043
+# %% ../nbs/01_model.ipynb #c044
 def check_prompt(prompt: str, model: Transformer) -> torch.Tensor: # (1, len(prompt)) token ids
     "Token ids of a prompt, or a `UserError` if it is empty, too long, or has a character that the model does not know."
     if not prompt: raise UserError('the prompt is empty; give at least one character')
@@ -172,7 +172,7 @@ def check_prompt(prompt: str, model: Transformer) -> torch.Tensor: # (1, len(pro
                         f'{model.config.block_size}; shorten it')
     return model.tokenizer.encode(prompt)[None]
 
-# %% ../nbs/01_model.ipynb #c051
+# %% ../nbs/01_model.ipynb #c052
 @torch.no_grad()
 def generate(model: Transformer,
              prompt: str,

@@ -20,7 +20,7 @@ from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_fi
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import COLOURS, hellinger, next_counts, normalise, top_tokens
 
-# %% ../nbs/07_similar_space.ipynb #c005
+# %% ../nbs/07_similar_space.ipynb #c006
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
         weights: torch.Tensor,  # (n_layer,) float64
         unigram: torch.Tensor,  # (vocab_size,) what to say when nothing passes
@@ -34,7 +34,7 @@ def unigram(corpus: Corpus) -> torch.Tensor: # (vocab_size,) float64
     "How often each character occurs in the corpus, as a distribution."
     return normalise(torch.from_numpy(np.bincount(corpus.tokens, minlength=len(corpus.tokenizer))))
 
-# %% ../nbs/07_similar_space.ipynb #c009
+# %% ../nbs/07_similar_space.ipynb #c010
 @dataclass(frozen=True)
 class Approximation:
     "A threshold and a weight for each block; wrong ones are a `UserError`."
@@ -59,7 +59,7 @@ class Approximation:
         "The predictions `(n_queries, vocab_size)` that the counts make, and which of them are empty `(n_queries,)`."
         return mix(counts, torch.tensor(self.weights, dtype=torch.float64), unigram)
 
-# %% ../nbs/07_similar_space.ipynb #c011
+# %% ../nbs/07_similar_space.ipynb #c012
 def article_approximation() -> Approximation:
     "The article's hand-tuned values, for its own model."
     a = reference()['approximation']
@@ -74,7 +74,7 @@ def tuned_approximation(model: Transformer) -> Approximation:
                                   'once, or give thresholds and weights')
     return Approximation(tuple(found['thresholds']), tuple(found['weights']), found['source'], found['length'])
 
-# %% ../nbs/07_similar_space.ipynb #c015
+# %% ../nbs/07_similar_space.ipynb #c016
 def calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
     "Strings to tune on: the last `n` of the permutation whose first 20,000 are the article's prompts."
     return prompt_ids(strings, len(strings))[-n:]
@@ -87,7 +87,7 @@ def block_distances(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, 
     one = torch.ones(1, dtype=torch.float64)
     return torch.stack([torch.stack([hellinger(mix(c[None], one, unigram)[0], probs).mean() for c in block]) for block in counts])
 
-# %% ../nbs/07_similar_space.ipynb #c023
+# %% ../nbs/07_similar_space.ipynb #c024
 def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
                 probs: torch.Tensor,   # (n_queries, vocab_size)
                 unigram: torch.Tensor, # (vocab_size,)
@@ -103,7 +103,7 @@ def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
         optimiser.zero_grad(); loss.backward(); optimiser.step()
     return log_weights.detach().softmax(0)
 
-# %% ../nbs/07_similar_space.ipynb #c027
+# %% ../nbs/07_similar_space.ipynb #c028
 def calibrate(corpus: Corpus,
               model: Transformer,
               index: KeyIndex = None, # default: that of length 10

@@ -69,6 +69,12 @@ def test_exports_show_their_source(nb):
     assert [c.source for c in code_cells(nb) if re.search(r'^#\| *export\b', c.source, re.M)] == []
 
 @each_numbered
+def test_imports_stand_in_cells_of_their_own(nb):
+    "building the site runs every cell with an import"
+    def imports(cell): return not cell.source.startswith('#| hide') and re.search(r'^(import|from) ', cell.source, re.M)
+    assert [c.source for c in code_cells(nb) if imports(c) and not only_imports(c)] == []
+
+@each_numbered
 def test_an_export_is_followed_at_once(nb):
     "by prose, an example or a test; imports need none"
     pairs = zip(nb.cells, [*nb.cells[1:], None])

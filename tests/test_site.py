@@ -1,0 +1,35 @@
+"The notebooks pass through nbdev on their way to the site: all that can be seen of it without Quarto."
+import os, shutil, subprocess, sys
+from pathlib import Path
+import nbformat, pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder that Quarto would be given, made in a copy of the project"
+    copy = tmp_path_factory.mktemp('site')/'project'
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '__pycache__'))
+    quarto = copy/'bin'/'quarto' # nbdev would try to install the real one
+    quarto.parent.mkdir(); quarto.write_text('#!/bin/sh\n'); quarto.chmod(0o755)
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    env['PATH'] = os.pathsep.join([str(quarto.parent), str(Path(sys.executable).parent), env['PATH']])
+    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return copy/'_proc'
+
+def test_every_notebook_arrives_with_its_pictures(site):
+    for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in made.parts: continue
+        arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
+        pictures = lambda nb: sum('image/png' in o.get('data', {}) for c in nb.cells if c.cell_type == 'code' for o in c.outputs)
+        assert pictures(arrived) == pictures(nbformat.read(made, as_version=4)), made.name
+
+def test_nothing_is_executed_by_quarto(site):
+    import yaml
+    assert yaml.safe_load((site/'_quarto.yml').read_text())['execute'] == {'enabled': False}
+
+def test_sidebar_names_every_page(site):
+    import yaml
+    pages = yaml.safe_load((site/'sidebar.yml').read_text())['website']['sidebar']['contents']
+    assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts}
