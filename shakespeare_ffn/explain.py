@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['show_text', 'in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'explain_block', 'check_match',
            'check_length', 'explain', 'shares', 'rows_to_show', 'bar', 'influence', 'heading', 'block_lines', 'as_text',
-           'html_bar', 'html_distribution', 'html_block', 'as_html', 'plot_block', 'as_figure', 'Parser', 'numbers',
-           'how_many', 'device', 'parser', 'chosen_approximation', 'check_figure', 'run', 'main']
+           'html_bar', 'html_distribution', 'html_block', 'as_html', 'plot_block', 'as_figure', 'numbers', 'how_many',
+           'parser', 'chosen_approximation', 'check_figure', 'run', 'main']
 
 # %% ../nbs/08_explain.ipynb #c003
-import argparse, json, os, sys
+import argparse, json, os
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from .corpus_keys import corpus_index
 from .cosine_sims import similar, threshold_attention
-from .data import Corpus, UserError, load_corpus, scale, stamp
+from .data import Corpus, Parser, UserError, command, device, load_corpus, scale, stamp
 from .model import Transformer, check_prompt, load_model, next_char_probs
 from .similar_space import Approximation, article_approximation, tuned_approximation, unigram
 from .text_analysis import COLOURS, hellinger, next_counts, normalise, plot_next, show_char, top_tokens
@@ -244,10 +244,6 @@ def as_figure(e: Explanation): # → matplotlib figure
     return fig
 
 # %% ../nbs/08_explain.ipynb #c050
-class Parser(argparse.ArgumentParser):
-    "Wrong arguments are reported like every other fault: one line, exit code 2."
-    def error(self, message): raise UserError(f'{message}; see {self.prog} --help')
-
 def numbers(s: str) -> tuple:
     try: return tuple(float(x) for x in s.split(','))
     except ValueError: raise argparse.ArgumentTypeError(f'{s!r} is not a list of numbers with commas between them') from None
@@ -256,11 +252,6 @@ def how_many(s: str):
     if s == 'all': return None
     if s.isdecimal(): return int(s)
     raise argparse.ArgumentTypeError(f"{s!r} is neither a number nor 'all'")
-
-def device(s: str) -> torch.device:
-    try: return torch.zeros(1, device=s).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is") from None
 
 # %% ../nbs/08_explain.ipynb #c052
 def parser() -> Parser:
@@ -301,8 +292,9 @@ def check_figure(path):
     if not os.access(Path(path).absolute().parent, os.W_OK): raise UserError(f'cannot write {path!r}: its folder is missing or not writable; name another')
 
 # %% ../nbs/08_explain.ipynb #c058
-def run(args) -> str:
+def run(argv) -> str:
     "Do what the arguments ask for; what to print."
+    args = parser().parse_args(argv)
     prompt = args.prompt.replace(r'\n', '\n')
     check_figure(args.figure)
     model = load_model(args.model, args.device)
@@ -315,14 +307,5 @@ def run(args) -> str:
 
 # %% ../nbs/08_explain.ipynb #c060
 def main(argv=None):
-    "The command `ffn_explain`; ends with exit code 0, 2 (a fault that the user can put right) or 130 (interrupted)."
-    for stream in sys.stdout, sys.stderr: stream.reconfigure(errors='replace') if hasattr(stream, 'reconfigure') else None
-    try: print(run(parser().parse_args(argv)), flush=True)
-    except UserError as e:
-        print(f'ffn_explain: {e}', file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print('\nffn_explain: interrupted; the same command goes on where this one stopped', file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError: # whoever reads the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    "The command `ffn_explain`."
+    command('ffn_explain', run, argv)
