@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['N_SMOKE', 'CHUNK', 'SAVE_EVERY', 'new_prefixes', 'tree', 'TrieForward', 'fast_bfloat16', 'key_ids', 'identity',
            'index_path', 'BadIndex', 'map_rows', 'file_hash', 'KeyIndex', 'human', 'say', 'locked', 'rows_done',
-           'check_room', 'write_rows', 'note_progress', 'compute_rows', 'announce', 'build', 'disk_faults',
+           'check_room', 'reclaim', 'write_rows', 'note_progress', 'compute_rows', 'announce', 'build', 'disk_faults',
            'corpus_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
@@ -125,8 +125,8 @@ class KeyIndex:
     "Feed-forward outputs of corpus strings: `keys` `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is string number `ids[r]`."
     def __init__(self, path: Path, identity: dict, strings, model: Transformer):
         self.path, self.identity, self.strings, self.model = path, identity, strings, model
-        try: self.manifest = json.loads((path/'manifest.json').read_text())
-        except (OSError, ValueError) as e: raise BadIndex('it has no readable manifest') from e
+        try: self.manifest = dict(json.loads((path/'manifest.json').read_text()))
+        except (OSError, ValueError, TypeError) as e: raise BadIndex('it has no readable manifest') from e
         if (found := {k: self.manifest.get(k) for k in identity}) != identity:
             wrong = next(k for k in identity if found[k] != identity[k])
             raise BadIndex(f'its {wrong} is {found[wrong]}, not {identity[wrong]}')
@@ -209,7 +209,19 @@ def check_room(folder: Path, n_bytes: int):
         raise UserError(f'the index needs {human(n_bytes)} and {folder} has {human(free)} free; make room, '
                         'or set SHAKESPEARE_FFN_CACHE to a folder on another disk')
 
-# %% ../nbs/04_corpus_keys.ipynb #c049
+# %% ../nbs/04_corpus_keys.ipynb #c050
+def reclaim(path: Path):
+    "Remove what dead builds of other indexes left beside `path`."
+    for partial in path.parent.glob('*.partial'):
+        final = partial.with_suffix('')
+        if final == path: continue
+        lock = FileLock(final.with_name(final.name + '.lock'))
+        try: lock.acquire(timeout=0)
+        except Timeout: continue
+        shutil.rmtree(partial, ignore_errors=True)
+        lock.release()
+
+# %% ../nbs/04_corpus_keys.ipynb #c052
 def write_rows(f, keys, start, shape):
     "Write keys `(n_layer, n, n_embed)` as rows `start`… of every block of the open file `f`."
     _, n_keys, n_embed = shape
@@ -232,7 +244,7 @@ def compute_rows(forward, tokens, f, partial, identity, done, quiet):
             if i % SAVE_EVERY == 0: note_progress(f, partial, identity, start+len(chunk))
             bar.update(len(chunk))
 
-# %% ../nbs/04_corpus_keys.ipynb #c051
+# %% ../nbs/04_corpus_keys.ipynb #c054
 def announce(forward, tokens, n_bytes, path, quiet):
     "Say size and time of a build."
     if quiet: return
@@ -243,7 +255,7 @@ def announce(forward, tokens, n_bytes, path, quiet):
     say(f'Building the index of {len(tokens):,} strings of length {tokens.shape[1]}: {human(n_bytes)} in {path.parent}, '
         f'about {f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{max(60*minutes, 1):.0f} seconds"}.')
 
-# %% ../nbs/04_corpus_keys.ipynb #c053
+# %% ../nbs/04_corpus_keys.ipynb #c056
 def build(path: Path, identity: dict, strings, model: Transformer, quiet=False):
     "Build an index, or go on with what a dead build left. The caller holds the lock."
     partial = path.with_name(path.name + '.partial')
@@ -257,10 +269,10 @@ def build(path: Path, identity: dict, strings, model: Transformer, quiet=False):
         compute_rows(forward, tokens, f, partial, identity, done, quiet)
         note_progress(f, partial, identity, len(tokens))
     write_atomically(partial/'manifest.json', json.dumps(identity | dict(sha256=file_hash(file)), indent=1).encode())
-    (partial/'progress.json').unlink()
     partial.replace(path)
+    (path/'progress.json').unlink()
 
-# %% ../nbs/04_corpus_keys.ipynb #c055
+# %% ../nbs/04_corpus_keys.ipynb #c058
 @contextmanager
 def disk_faults(path: Path):
     "Turn what the operating system says about a folder into a `UserError`."
@@ -269,7 +281,7 @@ def disk_faults(path: Path):
         raise UserError(f'cannot write the index in {path.parent}: {e.strerror}; make room or allow writing there, '
                         'or set SHAKESPEARE_FFN_CACHE to another folder') from e
 
-# %% ../nbs/04_corpus_keys.ipynb #c058
+# %% ../nbs/04_corpus_keys.ipynb #c061
 def corpus_index(corpus: Corpus, model: Transformer,
                  length=10,       # of the strings
                  arithmetic=None, # of a new index: 'float32' or 'bfloat16'; default: what this machine does fast
@@ -287,6 +299,7 @@ def corpus_index(corpus: Corpus, model: Transformer,
         with locked(path.with_name(path.name + '.lock'), quiet):
             try: return KeyIndex(path, wanted, strings, model) # another process may have built it meanwhile
             except BadIndex: shutil.rmtree(path, ignore_errors=True)
+            reclaim(path)
             try: build(path, wanted, strings, model, quiet)
             except OSError:
                 shutil.rmtree(path.with_name(path.name + '.partial'), ignore_errors=True) # a full disk gets its room back

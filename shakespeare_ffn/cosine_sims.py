@@ -88,11 +88,14 @@ def error_bound(rough: torch.Tensor, # (n,) similarities of the first pass
 
 # %% ../nbs/05_cosine_sims.ipynb #c019
 def norms(rows: torch.Tensor) -> torch.Tensor: # (n,) float32
-    "Length of each row; 1 for a row of zeros, whose cosine is 0 with everything."
+    "Length of each row; 1 for a row of zeros, whose cosine is 0 with everything. Rows that float32 cannot square are a `ValueError`."
     length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
-    return length.where(length > 0, 1.)
+    zero = length == 0
+    if not (zero | ((length > 1e-15) & (length < 1e15))).all() or rows[zero].any():
+        raise ValueError('rows must be finite, and of a length between 1e-15 and 1e15 or zero; scale them')
+    return length.where(~zero, 1.)
 
-# %% ../nbs/05_cosine_sims.ipynb #c022
+# %% ../nbs/05_cosine_sims.ipynb #c023
 def find_true(mask: torch.Tensor, # bool, contiguous
              ) -> torch.Tensor:   # flat positions, ascending
     "Where a mostly false mask is true: `mask.flatten().nonzero()`, eight at a time."
@@ -102,13 +105,13 @@ def find_true(mask: torch.Tensor, # bool, contiguous
     word, byte = flat.view(-1, 8)[words].nonzero().unbind(1)
     return words[word]*8 + byte
 
-# %% ../nbs/05_cosine_sims.ipynb #c025
+# %% ../nbs/05_cosine_sims.ipynb #c026
 def round_down(x: float, dtype: torch.dtype) -> float:
     "The largest number of a floating format that is at most `x`."
     y = torch.tensor(x, dtype=torch.float64).to(dtype)
     return (y if y.double() <= x else torch.nextafter(y, torch.tensor(-torch.inf, dtype=dtype))).item()
 
-# %% ../nbs/05_cosine_sims.ipynb #c028
+# %% ../nbs/05_cosine_sims.ipynb #c029
 def levels(cosines: torch.Tensor,    # (n,)
            thresholds: torch.Tensor, # (n_thresholds,) ascending, float64
           ) -> torch.Tensor:         # (n,) int64
@@ -122,7 +125,7 @@ def decide(rough, bound, queries, keys, thresholds, q, k):
         level[doubtful] = levels(cosine(queries[q[doubtful]], keys[k[doubtful]]), thresholds)
     return level
 
-# %% ../nbs/05_cosine_sims.ipynb #c030
+# %% ../nbs/05_cosine_sims.ipynb #c031
 @contextmanager
 def true_float32():
     "Products of float32 matrices in float32, whatever the caller allows elsewhere (TF32, bfloat16)."
@@ -137,7 +140,7 @@ def choose_first_pass(queries, keys, device) -> torch.dtype:
     fast = torch.device(device).type == 'cpu' and len(queries) >= 64 and fast_bfloat16()
     return torch.bfloat16 if exact and fast else torch.float32
 
-# %% ../nbs/05_cosine_sims.ipynb #c032
+# %% ../nbs/05_cosine_sims.ipynb #c033
 def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             keys: torch.Tensor,       # (n_keys, n_embed)
             thresholds: torch.Tensor, # (n_thresholds,) ascending
@@ -145,6 +148,7 @@ def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             query_tile=2048, key_tile=2048, device='cpu', progress=lambda n: None):
     "Yield `(q, k, level)` of the pairs that exceed at least the lowest threshold, a tile at a time."
     dtype, n = first_pass or choose_first_pass(queries, keys, device), keys.shape[1]
+    if dtype == torch.bfloat16 and not queries.dtype == keys.dtype == dtype: raise ValueError('a bfloat16 first pass needs rows in bfloat16')
     queries, thresholds = queries.to(device), thresholds.double().to(device)
     lowest, query_norms = thresholds[0].item(), norms(queries)
     long_queries = extend(queries, query_norms, dtype, 0)
@@ -163,7 +167,7 @@ def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             yield tuple(x.cpu() for x in (q[passed], k[passed] + start, level[passed]))
         progress(len(tile))
 
-# %% ../nbs/05_cosine_sims.ipynb #c036
+# %% ../nbs/05_cosine_sims.ipynb #c037
 class SparseCounts:
     "The non-zero entries of `(n_keys, vocab_size)` counts, by row."
     def __init__(self, values: torch.Tensor):
@@ -177,7 +181,7 @@ class SparseCounts:
         entry = torch.arange(len(pair)) - (n.cumsum(0)-n)[pair] + self.begin[k][pair]
         return pair, self.column[entry], self.count[entry]
 
-# %% ../nbs/05_cosine_sims.ipynb #c038
+# %% ../nbs/05_cosine_sims.ipynb #c039
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     t = torch.as_tensor(thresholds, dtype=torch.float64)
@@ -185,7 +189,7 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
     if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c040
+# %% ../nbs/05_cosine_sims.ipynb #c041
 def block_counts(queries, keys, values: SparseCounts, thresholds, vocab_size, exclude=None, **kwargs):
     "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)` of one block."
     thresholds, order = thresholds.sort()
@@ -201,7 +205,7 @@ def block_counts(queries, keys, values: SparseCounts, thresholds, vocab_size, ex
     add_up = lambda x: x.flip(0).cumsum(0).flip(0)[order.argsort()] # a pair counts at every threshold it exceeds
     return add_up(counts.view(n_levels, n_queries, -1)), add_up(n_matches.view(n_levels, -1))
 
-# %% ../nbs/05_cosine_sims.ipynb #c042
+# %% ../nbs/05_cosine_sims.ipynb #c043
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values: torch.Tensor,  # (n_keys, vocab_size), whole numbers
@@ -223,7 +227,7 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c054
+# %% ../nbs/05_cosine_sims.ipynb #c055
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,

@@ -112,6 +112,17 @@ def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, mode
     with pytest.raises(BadIndex, match='not those of this model'): KeyIndex(ours.path, ours.identity, ours.strings, model)
     corpus_index(corpus, model, length=1, quiet=True).verify()
 
+def test_an_index_of_another_corpus_is_not_read(new_cache, corpus, model):
+    index = corpus_index(corpus, model, length=1, quiet=True)
+    with pytest.raises(BadIndex, match='corpus_sha256'): KeyIndex(index.path, index.identity | dict(corpus_sha256='f'*64), index.strings, model)
+
+def test_what_a_dead_build_left_is_reclaimed(new_cache, full, start, corpus, model):
+    process = start(BUILD, 4)
+    wait_for(lambda: list(new_cache.glob('keys/*.partial/keys.bfloat16')), process)
+    process.kill(); process.wait()
+    index = corpus_index(corpus, model, length=1, quiet=True)
+    assert folders(new_cache) == [index.path.name]
+
 def test_two_builds_at_once(new_cache, full, start):
     both = [start(BUILD, 3) for _ in range(2)]
     errors = [p.communicate(timeout=200)[1] for p in both]
