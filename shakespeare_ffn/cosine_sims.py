@@ -69,6 +69,7 @@ def extend(rows: torch.Tensor,  # (n, n_embed)
            side: int,           # 0 for queries, 1 for keys
           ) -> torch.Tensor:    # (n, n_embed + 6 or 1)
     "Rows made longer, so that a product of two has the product of their extra numbers added."
+    if dtype == torch.bfloat16 != rows.dtype: raise ValueError('a bfloat16 first pass needs rows in bfloat16: others would be rounded')
     n, parts = rows.shape[1], split(extra, dtype)
     out = torch.empty(len(rows), n+len(PAIRS[dtype]), dtype=dtype, device=rows.device)
     out[:, :n] = rows
@@ -148,7 +149,6 @@ def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             query_tile=2048, key_tile=2048, device='cpu', progress=lambda n: None):
     "Yield `(q, k, level)` of the pairs that exceed at least the lowest threshold, a tile at a time."
     dtype, n = first_pass or choose_first_pass(queries, keys, device), keys.shape[1]
-    if dtype == torch.bfloat16 and not queries.dtype == keys.dtype == dtype: raise ValueError('a bfloat16 first pass needs rows in bfloat16')
     queries, thresholds = queries.to(device), thresholds.double().to(device)
     lowest, query_norms = thresholds[0].item(), norms(queries)
     long_queries = extend(queries, query_norms, dtype, 0)
