@@ -7,7 +7,7 @@ PROMPT  = And only l
 ARGS    =
 NB      = $(wildcard nbs/[0-9]*.ipynb nbs/blog/*.ipynb nbs/index.ipynb)
 
-.PHONY: help explain test export notebooks calibrate readme docs bench clean stale
+.PHONY: help explain test export notebooks models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -28,6 +28,9 @@ export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the noteboo
 notebooks: $(VENV)/dev.ok ## run every notebook (or NB=nbs/…) at full scale and keep its outputs
 	SHAKESPEARE_FFN_SCALE=full $(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.coalesce_streams=True --inplace $(NB)
 	@$(BIN)/nbdev_clean
+
+models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
+	@$(BIN)/python tools/models.py $(ARGS)
 
 calibrate: $(VENV)/run.ok ## after a change of the weights: tune the approximation's thresholds and weights for them
 	@$(BIN)/python tools/calibrate.py

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FAST', 'RECIPES', 'Recipe', 'optimisers', 'batch', 'loss_over', 'losses', 'step', 'average_gradients', 'Run',
-           'check_text', 'badness', 'ranks', 'estimate', 'plot_history', 'parser', 'stretched', 'places', 'new_run',
-           'train', 'main']
+           'check_text', 'badness', 'ranks', 'estimate', 'plot_history', 'parser', 'stretched', 'default_output',
+           'places', 'new_run', 'train', 'main', 'save_distributions', 'load_distributions', 'alternates']
 
 # %% ../nbs/02_training.ipynb #c003
 import io, json, math, os, sys, time
@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, reference, scale, stamp, write_atomically
-from .model import Config, Transformer, generate, load_model, save_model
+from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, reference, scale, stamp, write_atomically
+from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
 
 # %% ../nbs/02_training.ipynb #c006
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Recipe:
 
     def lr_at(self, step: int) -> float: return self.lr*float(np.interp(step, *zip(*self.schedule)))
 
-FAST = Recipe('fast', batch_size=32, steps=2400, lr=2e-3, schedule=((0, .02), (100, 1.), (1200, 1.), (2400, .03)), muon=True,
+FAST = Recipe('fast', batch_size=32, steps=3200, lr=2e-3, schedule=((0, .02), (100, 1.), (1600, 1.), (3200, .03)), muon=True,
               weight_decay=.1, bfloat16=True, eval_every=100)
 RECIPES = {r.name: r for r in (Recipe(), FAST)}
 
@@ -189,7 +191,9 @@ def steps(self: Run, bar=None):
         if not math.isfinite(loss): raise UserError(f'the loss is {loss} at step {self.done:,}; the last good checkpoint is kept: '
                                                     'lower the learning rate or try another seed')
         self.done += 1
-        if bar is not None: bar.set_postfix_str(f'loss {loss:.3f}', refresh=False); bar.update()
+        if bar is not None:
+            bar.set_postfix_str(f'loss {loss:.3f}', refresh=False); bar.update()
+            if not bar.disable and bar.n - bar.initial == 5: bar.write(self.time_left((time.perf_counter()-start)/5), file=sys.stderr)
         if self.done % r.eval_every == 0: break
     self.seconds += time.perf_counter() - start
 
@@ -204,11 +208,27 @@ def sample(self: Run, n=200) -> str:
 
 # %% ../nbs/02_training.ipynb #c038
 @patch
+def plan(self: Run) -> str:
+    "What is to be done, in a line."
+    r, size = self.recipe, self.config.block_size
+    return (f'{sum(p.numel() for p in self.model.parameters()):,} parameters learn from {len(self.train):,} characters by the {r.name} recipe: '
+            f'{r.steps-self.done:,} steps of {r.batch_size} × {size} characters{f" after {self.done:,}" if self.done else ""}')
+
+@patch
+def time_left(self: Run, seconds: float, # a step takes
+             ) -> str:
+    "How long the rest takes here, in a line."
+    return (f'{self.recipe.batch_size*self.config.block_size/seconds:,.0f} characters a second: about {(self.recipe.steps-self.done)*seconds/60:.0f} minutes '
+            'to go here, besides the losses; it can be killed at any time and goes on with --resume')
+
+# %% ../nbs/02_training.ipynb #c040
+@patch
 def go(self: Run, checkpoint: Path,
        stop_at=None, # a training loss to stop at
        quiet=False):
     "Train to the end, taking losses and writing a checkpoint on the way."
     first = ranks()[0] == 0
+    if first and not quiet: print(self.plan(), file=sys.stderr)
     with tqdm(total=self.recipe.steps, initial=self.done, unit=' steps', disable=quiet or not first) as bar:
         while self.done < self.recipe.steps and not (stop_at and self.history and self.history[-1]['train'] <= stop_at):
             self.steps(bar)
@@ -220,7 +240,7 @@ def go(self: Run, checkpoint: Path,
                           + (' (kept)' if self.kept['losses'] is now else ''), file=sys.stderr)
     return self
 
-# %% ../nbs/02_training.ipynb #c045
+# %% ../nbs/02_training.ipynb #c047
 def estimate(model: Transformer, tokens: torch.Tensor, seed: int, bfloat16: bool, n_batches=200, batch_size=64) -> float:
     "The article's estimate: mean loss of random batches."
     generator, device = torch.Generator().manual_seed(seed), model.lm_head.weight.device
@@ -242,11 +262,12 @@ def finish(self: Run, output: Path, n_batches=200) -> dict: # the metadata
     metadata = dict(seed=self.seed, steps=self.kept['losses']['step'], train_loss=round(final['train'], 4), val_loss=round(final['val'], 4),
                     corpus_sha256=self.corpus.sha256, recipe=json.dumps(asdict(self.recipe)), torch=torch.__version__, seconds=round(self.kept['seconds']),
                     device=torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{os.cpu_count()} processor cores',
-                    best_val_loss=round(min(h['val'] for h in self.history), 4), **{k: round(v, 4) for k, v in estimates.items()})
+                    best_val_loss=round(min(h['val'] for h in self.history), 4), **{k: round(v, 4) for k, v in estimates.items()},
+                    history=json.dumps([{k: round(v, 4) for k, v in h.items()} for h in self.history]))
     save_model(model, output, metadata, self.corpus.tokenizer.chars)
     return metadata
 
-# %% ../nbs/02_training.ipynb #c047
+# %% ../nbs/02_training.ipynb #c049
 def plot_history(history: list, recipe: Recipe, block_size=256, ax=None): # → matplotlib axes
     "Both losses by characters seen."
     import matplotlib.pyplot as plt
@@ -257,7 +278,7 @@ def plot_history(history: list, recipe: Recipe, block_size=256, ax=None): # → 
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-# %% ../nbs/02_training.ipynb #c050
+# %% ../nbs/02_training.ipynb #c052
 def parser() -> Parser:
     "The command's arguments."
     p = Parser('ffn_train', description='Train the model, on Tiny Shakespeare or on a text of your own.', allow_abbrev=False)
@@ -276,7 +297,12 @@ def stretched(recipe: Recipe, steps: int) -> Recipe:
     if steps < 1: raise UserError(f'{steps} steps are none; give at least 1')
     return replace(recipe, steps=steps, schedule=tuple((s*steps/recipe.steps, f) for s, f in recipe.schedule))
 
-# %% ../nbs/02_training.ipynb #c053
+# %% ../nbs/02_training.ipynb #c054
+def default_output(corpus: Corpus, recipe: str, seed: int) -> Path:
+    "Where trained weights are kept unless another place is given."
+    return cache_dir()/'models'/f'{recipe}-seed{seed}-corpus{corpus.sha256[:12]}.safetensors'
+
+# %% ../nbs/02_training.ipynb #c056
 def places(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
     "Where a run writes, or a `UserError` if something is in the way, or missing."
     checkpoint = output.with_name(output.name + '.checkpoint')
@@ -285,7 +311,7 @@ def places(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
     if resume and not checkpoint.exists(): raise UserError(f'there is no {checkpoint} to go on from; leave --resume out to begin')
     return output, checkpoint, output.with_suffix('.png')
 
-# %% ../nbs/02_training.ipynb #c055
+# %% ../nbs/02_training.ipynb #c058
 def new_run(args) -> Run:
     "The run that the options ask for; at smoke scale a tiny model for 20 steps."
     corpus, recipe, config = load_corpus(args.text), RECIPES[args.recipe], None
@@ -294,25 +320,46 @@ def new_run(args) -> Run:
     keep = {} if args.text else dict(target=reference()['model']['train_loss'], max_val=1.516)
     return Run(corpus, recipe, args.seed, config, args.device, **keep)
 
-# %% ../nbs/02_training.ipynb #c057
+# %% ../nbs/02_training.ipynb #c060
 def train(argv) -> str:
     "Do what the arguments ask for; what to print."
     args = parser().parse_args(argv)
     run = new_run(args)
-    default = cache_dir()/'models'/f'{args.recipe}-seed{args.seed}-corpus{run.corpus.sha256[:12]}.safetensors'
-    output, checkpoint, curves = places(Path(args.output or default), args.resume)
+    output, checkpoint, curves = places(Path(args.output or default_output(run.corpus, args.recipe, args.seed)), args.resume)
     if args.resume: run.load(checkpoint)
     run.go(checkpoint, args.stop_at)
     if ranks()[0] > 0: return ''
+    picture = io.BytesIO()
+    plot_history(run.history, run.recipe, run.config.block_size).figure.savefig(picture, dpi=150)
+    write_atomically(curves, picture.getvalue())
     metadata = run.finish(output, 200 if scale() == 'full' else 2)
-    plot_history(run.history, run.recipe, run.config.block_size).figure.savefig(curves, dpi=150)
     checkpoint.unlink()
     return f'{output}: train {metadata["train_loss"]}, validation {metadata["val_loss"]}, step {metadata["steps"]:,}; curves in {curves}'
 
-# %% ../nbs/02_training.ipynb #c059
+# %% ../nbs/02_training.ipynb #c062
 def main(argv=None):
     "The command `ffn_train`; under `torchrun`, one of several processes."
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: dist.init_process_group()
     try: command('ffn_train', train, argv)
     finally:
         if dist.is_initialized(): dist.destroy_process_group()
+
+# %% ../nbs/02_training.ipynb #c065
+def save_distributions(model: Transformer, corpus: Corpus, path: Path,
+                       n_prompts=20_000): # of the article's prompts
+    "Write a model's next-character distributions in half precision, with the model's metadata."
+    strings = corpus.substrings(10)
+    probs = next_char_probs(model, strings.tokens(prompt_ids(strings, n_prompts)))
+    write_atomically(Path(path), save(dict(probs=probs.half().cpu()), model.metadata))
+
+def load_distributions(path: Path) -> tuple: # (n_prompts, vocab_size) float32, metadata
+    "Next-character distributions that `save_distributions` wrote."
+    try:
+        with safe_open(path, 'pt') as f: return f.get_tensor('probs').float(), f.metadata()
+    except (SafetensorError, OSError) as e: raise UserError(f'{path} holds no distributions ({e}); `make models` writes them') from e
+
+# %% ../nbs/02_training.ipynb #c067
+def alternates(folder: Path) -> dict: # seed → (distributions, metadata)
+    "The alternates whose distributions a folder holds, in the article's order."
+    paths = {seed: Path(folder)/f'seed{seed}.safetensors' for seed in reference()['models'] if seed != '1337'}
+    return {int(seed): load_distributions(path) for seed, path in paths.items() if path.exists()}

@@ -100,6 +100,24 @@ def test_a_foreign_checkpoint(capsys, text, tmp_path):
     assert 'its seed differs' in refused(capsys, '--text', text, '--output', output, '--resume')
     assert (tmp_path/'w.checkpoint').read_bytes() == before
 
+def test_a_full_disk(text, tmp_path, start):
+    output, checkpoint = tmp_path/'w', tmp_path/'w.checkpoint'
+    args = ['--text', str(text), '--output', str(output)]
+    training.new_run(training.parser().parse_args(args)).go(checkpoint, stop_at=99, quiet=True) # to its first look at the losses
+    before = checkpoint.read_bytes()
+    process = start(f'import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); '
+                    f'resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before)//2},)*2); {TRAIN}', *args, '--resume')
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 2 and 'make room' in err.splitlines()[-1] and 'Traceback' not in err, err
+    assert checkpoint.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w.checkpoint']
+
+def test_it_says_what_it_does(text, tmp_path, capsys):
+    main(['--text', str(text), '--output', str(tmp_path/'w')])
+    out, err = capsys.readouterr()
+    assert '20 steps of 8 × 64 characters' in err and 'about 0 minutes to go here' in err
+    for said in 'train', 'validation', '(kept)': assert said in err
+    assert str(tmp_path/'w') in out
+
 def test_a_loss_that_is_not_a_number(capsys, text, tmp_path, monkeypatch):
     real = training.step
     monkeypatch.setattr(training, 'step', lambda model, o, r, number, x, y: float('nan') if number == 7 else real(model, o, r, number, x, y))

@@ -1,0 +1,46 @@
+"""Train whichever of the four models is missing, or go on with it; put the main one's weights in the package, the alternates' distributions in results/.
+
+A model is there when what is kept of it was made by the fast recipe as it stands: all four by one recipe, or they differ in more than the seed."""
+import json
+from dataclasses import asdict
+from pathlib import Path
+from shakespeare_ffn.data import Parser, UserError, WEIGHTS, command, device, load_corpus, reference, write_atomically
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.training import FAST, default_output, load_distributions, save_distributions, train
+
+ROOT = Path(__file__).resolve().parents[1]
+SEEDS = [int(seed) for seed in reference()['models']]
+
+def distributions(seed) -> Path: return ROOT/'results'/'alternates'/f'seed{seed}.safetensors'
+
+def kept(seed) -> bool:
+    "Is this model there, by this recipe?"
+    if seed == SEEDS[0]: said = load_model().metadata
+    else:
+        try: said = load_distributions(distributions(seed))[1]
+        except UserError: return False
+    return said.get('seed') == str(seed) and said['recipe'] == json.dumps(asdict(FAST))
+
+def make(seed, device, corpus) -> str:
+    "Train one model, unless its weights are there, and keep what the project needs of it."
+    output = default_output(corpus, FAST.name, seed)
+    if not output.exists():
+        resume = output.with_name(output.name + '.checkpoint').exists()
+        train(['--seed', str(seed), '--device', str(device), *(['--resume'] if resume else [])])
+    if seed != SEEDS[0]:
+        save_distributions(load_model(output), corpus, distributions(seed))
+        return f'{distributions(seed)}: distributions of the model of seed {seed}; its weights are {output}'
+    write_atomically(WEIGHTS, output.read_bytes())
+    return f'{WEIGHTS}: the main model; now make calibrate, make notebooks and make bench'
+
+def models(argv) -> str:
+    p = Parser('models', description='Train whichever of the four models is missing, or go on with it.', allow_abbrev=False)
+    p.add_argument('--seed', type=int, choices=SEEDS, help='this one only (default: all)')
+    p.add_argument('--device', type=device, default='cpu', help="such as 'cuda' (default: cpu)")
+    args = p.parse_args(argv)
+    corpus, lines = load_corpus(), []
+    for seed in [args.seed] if args.seed else SEEDS:
+        lines.append(f'the model of seed {seed} is there' if kept(seed) else make(seed, args.device, corpus))
+    return '\n'.join(lines)
+
+if __name__ == '__main__': command('models', models)
