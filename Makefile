@@ -5,9 +5,9 @@ BIN     = $(VENV)/bin
 PYTHON  = python3 python3.13 python3.12 python3.11 python3.10
 PROMPT  = And only l
 ARGS    =
-NB      = $(wildcard nbs/[0-9]*.ipynb nbs/blog/*.ipynb nbs/index.ipynb)
+NB      =
 
-.PHONY: help explain test export notebooks models calibrate readme docs bench clean stale
+.PHONY: help explain test export reproduce models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -25,9 +25,9 @@ test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and th
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
 
-notebooks: $(VENV)/dev.ok ## run every notebook (or NB=nbs/…) at full scale and keep its outputs
-	SHAKESPEARE_FFN_SCALE=full $(BIN)/jupyter nbconvert --to notebook --execute --ExecutePreprocessor.coalesce_streams=True --inplace $(NB)
-	@$(BIN)/nbdev_clean
+reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's
+	@$(BIN)/python tools/reproduce.py $(NB)
+	@$(BIN)/python tools/readme.py
 
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)

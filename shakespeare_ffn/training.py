@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAST', 'RECIPES', 'Recipe', 'optimisers', 'batch', 'loss_over', 'losses', 'step', 'average_gradients', 'Run',
-           'check_text', 'badness', 'ranks', 'estimate', 'plot_history', 'parser', 'stretched', 'default_output',
-           'places', 'new_run', 'train', 'main', 'save_distributions', 'load_distributions', 'alternates']
+           'check_text', 'badness', 'ranks', 'estimate', 'answers', 'plot_history', 'parser', 'stretched',
+           'default_output', 'places', 'new_run', 'train', 'main', 'save_distributions', 'load_distributions',
+           'alternates']
 
 # %% ../nbs/02_training.ipynb #c003
 import io, json, math, os, sys, time
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, reference, scale, stamp, write_atomically
+from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, record, reference, scale, stamp, write_atomically
 from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
 
 # %% ../nbs/02_training.ipynb #c006
@@ -251,23 +252,31 @@ def estimate(model: Transformer, tokens: torch.Tensor, seed: int, bfloat16: bool
         total += F.cross_entropy(logits.float().flatten(0, 1), y.to(device).flatten()).item()
     return total/n_batches
 
+def answers(model: Transformer, prompts=('my most gr', 'And only l', 'hing tremb', 'ROMEO:', 'T')) -> dict: # prompt → character → probability
+    "What the model says after a few prompts: whoever loads the weights can check that they get the same."
+    known = [p for p in prompts if set(p) <= set(model.tokenizer.chars) and len(p) <= model.config.block_size]
+    best = {p: next_char_probs(model, check_prompt(p, model))[0].topk(min(6, model.config.vocab_size)) for p in known}
+    return {p: {model.tokenizer.chars[t]: round(v.item(), 5) for v, t in zip(*top)} for p, top in best.items()}
+
+# %% ../nbs/02_training.ipynb #c049
 @patch
 def finish(self: Run, output: Path, n_batches=200) -> dict: # the metadata
     "Write the kept weights with their metadata."
     model = Transformer(self.config).to(self.model.lm_head.weight.device).eval()
     model.load_state_dict({k: v.float() for k, v in self.kept['weights'].items()})
-    final, device = losses(model, self.corpus), model.lm_head.weight.device
+    model.tokenizer, device = self.corpus.tokenizer, model.lm_head.weight.device
+    final = losses(model, self.corpus)
     estimates = {f'{part}_loss_of_{n_batches}_batches': estimate(model, tokens, self.seed, self.recipe.bfloat16, n_batches)
                  for part, tokens in (('train', self.train), ('val', self.val))}
     metadata = dict(seed=self.seed, steps=self.kept['losses']['step'], train_loss=round(final['train'], 4), val_loss=round(final['val'], 4),
                     corpus_sha256=self.corpus.sha256, recipe=json.dumps(asdict(self.recipe)), torch=torch.__version__, seconds=round(self.kept['seconds']),
                     device=torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{os.cpu_count()} processor cores',
                     best_val_loss=round(min(h['val'] for h in self.history), 4), **{k: round(v, 4) for k, v in estimates.items()},
-                    history=json.dumps([{k: round(v, 4) for k, v in h.items()} for h in self.history]))
+                    answers=json.dumps(answers(model)), history=json.dumps([{k: round(v, 4) for k, v in h.items()} for h in self.history]))
     save_model(model, output, metadata, self.corpus.tokenizer.chars)
     return metadata
 
-# %% ../nbs/02_training.ipynb #c049
+# %% ../nbs/02_training.ipynb #c051
 def plot_history(history: list, recipe: Recipe, block_size=256, ax=None): # → matplotlib axes
     "Both losses by characters seen."
     import matplotlib.pyplot as plt
@@ -278,7 +287,7 @@ def plot_history(history: list, recipe: Recipe, block_size=256, ax=None): # → 
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-# %% ../nbs/02_training.ipynb #c052
+# %% ../nbs/02_training.ipynb #c054
 def parser() -> Parser:
     "The command's arguments."
     p = Parser('ffn_train', description='Train the model, on Tiny Shakespeare or on a text of your own.', allow_abbrev=False)
@@ -297,12 +306,12 @@ def stretched(recipe: Recipe, steps: int) -> Recipe:
     if steps < 1: raise UserError(f'{steps} steps are none; give at least 1')
     return replace(recipe, steps=steps, schedule=tuple((s*steps/recipe.steps, f) for s, f in recipe.schedule))
 
-# %% ../nbs/02_training.ipynb #c054
+# %% ../nbs/02_training.ipynb #c056
 def default_output(corpus: Corpus, recipe: str, seed: int) -> Path:
     "Where trained weights are kept unless another place is given."
     return cache_dir()/'models'/f'{recipe}-seed{seed}-corpus{corpus.sha256[:12]}.safetensors'
 
-# %% ../nbs/02_training.ipynb #c056
+# %% ../nbs/02_training.ipynb #c058
 def places(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
     "Where a run writes, or a `UserError` if something is in the way, or missing."
     checkpoint = output.with_name(output.name + '.checkpoint')
@@ -311,7 +320,7 @@ def places(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
     if resume and not checkpoint.exists(): raise UserError(f'there is no {checkpoint} to go on from; leave --resume out to begin')
     return output, checkpoint, output.with_suffix('.png')
 
-# %% ../nbs/02_training.ipynb #c058
+# %% ../nbs/02_training.ipynb #c060
 def new_run(args) -> Run:
     "The run that the options ask for; at smoke scale a tiny model for 20 steps."
     corpus, recipe, config = load_corpus(args.text), RECIPES[args.recipe], None
@@ -320,7 +329,7 @@ def new_run(args) -> Run:
     keep = {} if args.text else dict(target=reference()['model']['train_loss'], max_val=1.516)
     return Run(corpus, recipe, args.seed, config, args.device, **keep)
 
-# %% ../nbs/02_training.ipynb #c060
+# %% ../nbs/02_training.ipynb #c062
 def train(argv) -> str:
     "Do what the arguments ask for; what to print."
     args = parser().parse_args(argv)
@@ -336,7 +345,7 @@ def train(argv) -> str:
     checkpoint.unlink()
     return f'{output}: train {metadata["train_loss"]}, validation {metadata["val_loss"]}, step {metadata["steps"]:,}; curves in {curves}'
 
-# %% ../nbs/02_training.ipynb #c062
+# %% ../nbs/02_training.ipynb #c064
 def main(argv=None):
     "The command `ffn_train`; under `torchrun`, one of several processes."
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: dist.init_process_group()
@@ -344,7 +353,7 @@ def main(argv=None):
     finally:
         if dist.is_initialized(): dist.destroy_process_group()
 
-# %% ../nbs/02_training.ipynb #c065
+# %% ../nbs/02_training.ipynb #c067
 def save_distributions(model: Transformer, corpus: Corpus, path: Path,
                        n_prompts=20_000): # of the article's prompts
     "Write a model's next-character distributions in half precision, with the model's metadata."
@@ -358,7 +367,7 @@ def load_distributions(path: Path) -> tuple: # (n_prompts, vocab_size) float32, 
         with safe_open(path, 'pt') as f: return f.get_tensor('probs').float(), f.metadata()
     except (SafetensorError, OSError) as e: raise UserError(f'{path} holds no distributions ({e}); `make models` writes them') from e
 
-# %% ../nbs/02_training.ipynb #c067
+# %% ../nbs/02_training.ipynb #c069
 def alternates(folder: Path) -> dict: # seed → (distributions, metadata)
     "The alternates whose distributions a folder holds, in the article's order."
     paths = {seed: Path(folder)/f'seed{seed}.safetensors' for seed in reference()['models'] if seed != '1337'}

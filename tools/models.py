@@ -31,7 +31,7 @@ def make(seed, device, corpus) -> str:
         save_distributions(load_model(output), corpus, distributions(seed))
         return f'{distributions(seed)}: distributions of the model of seed {seed}; its weights are {output}'
     write_atomically(WEIGHTS, output.read_bytes())
-    return f'{WEIGHTS}: the main model; now make calibrate, make notebooks and make bench'
+    return f'{WEIGHTS}: the main model; now make calibrate, make reproduce and make bench'
 
 def models(argv) -> str:
     p = Parser('models', description='Train whichever of the four models is missing, or go on with it.', allow_abbrev=False)

@@ -1,0 +1,84 @@
+"""Run the notebooks in place at full scale, in order, and write results/summary.json: every figure beside the article's.
+
+A run that was stopped goes on after the last notebook that it finished; what nothing has changed for is not run again. Notebooks
+that are named are run in any case. Heavy intermediate results are in the user's cache folder, so a second run is much shorter."""
+import hashlib, json, os, re, time
+from pathlib import Path
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbdev.clean import clean_nb
+from tqdm import tqdm
+from shakespeare_ffn.data import Parser, UserError, cache_dir, command, stamp, write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+NBS, PACKAGE, SUMMARY = ROOT/'nbs', ROOT/'shakespeare_ffn', ROOT/'results'/'summary.json'
+
+def notebooks() -> list:
+    "All of them in the order in which they build on each other."
+    return [*sorted(NBS.glob('[0-9]*.ipynb')), *sorted(NBS.glob('blog/*.ipynb')), NBS/'index.ipynb']
+
+def depends_on(path: Path) -> list:
+    "The files that a notebook's outputs depend on: modules with lower numbers, and what the package and results/ carry."
+    floor = path.name if path.name[0].isdigit() else '~'
+    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text())
+    modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
+    return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *(ROOT/'results').glob('alternates/*')])
+
+def fingerprint(path: Path) -> str:
+    "A hash of a notebook's cells and of the files that it depends on."
+    h = hashlib.sha256(json.dumps([c.source for c in nbformat.read(path, 4).cells]).encode())
+    for f in depends_on(path): h.update(f.read_bytes())
+    return h.hexdigest()
+
+def without_bars(cell):
+    "Take progress bars out of a cell's outputs."
+    if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr' and '%|' in o.text)]
+
+def run(path: Path) -> float: # seconds
+    "Execute a notebook and keep its outputs, cleaned of noise; a `UserError` with the failing cell if it fails."
+    nb, start = nbformat.read(path, 4), time.perf_counter()
+    with tqdm(total=len(nb.cells), unit=' cells', leave=False) as bar:
+        client = NotebookClient(nb, timeout=None, coalesce_streams=True, resources=dict(metadata=dict(path=str(path.parent))),
+                                on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n))
+        try: client.execute()
+        except CellExecutionError as e: raise UserError(f'{path.name} failed and is left as it was; what finished before is kept:\n{e}') from e
+    for cell in nb.cells: without_bars(cell)
+    clean_nb(nb)
+    write_atomically(path, (json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + '\n').encode())
+    return time.perf_counter() - start
+
+def rows(path: Path) -> list:
+    "The figures that a notebook's outputs record."
+    text = ''.join(o.text for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
+    return [dict(notebook=path.stem) | json.loads(line) for line in re.findall(r'^summary: (.*)$', text, re.M)]
+
+def summary() -> list:
+    "What the notebooks record, in their order."
+    return [row for path in notebooks() for row in rows(path)]
+
+def write_summary(done: dict):
+    seconds = {path.stem: round(done[path.stem]['seconds']) for path in notebooks() if path.stem in done}
+    lines = ',\n'.join('  ' + json.dumps(row) for row in summary())
+    SUMMARY.write_text(f'{{\n "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n "rows": [\n{lines}\n ]\n}}\n')
+
+def reproduce(argv) -> str:
+    p = Parser('reproduce', description=__doc__, allow_abbrev=False)
+    p.add_argument('notebooks', nargs='*', type=Path, help='run these, done or not (default: all that are not done)')
+    asked = [path.resolve() for path in p.parse_args(argv).notebooks]
+    if wrong := [path for path in asked if path not in notebooks()]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
+    os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
+    kept = cache_dir()/'reproduced.json'
+    done = json.loads(kept.read_text()) if kept.exists() else {}
+    todo = asked or [path for path in notebooks() if done.get(path.stem, {}).get('fingerprint') != fingerprint(path)]
+    last = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
+    took = lambda path: done.get(path.stem, {}).get('seconds', last.get(path.stem, 60))
+    for i, path in enumerate(todo):
+        print(f'{path.stem} ({i+1} of {len(todo)}): about {took(path)/60:.0f} minutes; all that is left about {sum(map(took, todo[i:]))/60:.0f}', flush=True)
+        before = fingerprint(path)
+        done[path.stem] = dict(seconds=run(path), fingerprint=before)
+        write_atomically(kept, json.dumps(done).encode())
+    write_summary(done)
+    return f'{len(todo)} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
+
+if __name__ == '__main__': command('reproduce', reproduce)
