@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['PAIRS', 'sum_in_order', 'cosine', 'threshold_attention_loop', 'split', 'extend', 'fixed_error', 'error_bound',
            'norms', 'find_true', 'round_down', 'levels', 'decide', 'true_float32', 'choose_first_pass', 'matches',
-           'SparseCounts', 'check_thresholds', 'block_counts', 'threshold_attention', 'similar']
+           'SparseCounts', 'check_thresholds', 'block_counts', 'threshold_attention', 'watched',
+           'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
-import time
+import threading, time
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from tqdm.std import tqdm
 
@@ -19,7 +21,7 @@ from .corpus_keys import corpus_index, fast_bfloat16
 from .data import UserError, load_corpus, prompt_ids, scale, stamp
 from .model import load_model
 
-# %% ../nbs/05_cosine_sims.ipynb #c006
+# %% ../nbs/05_cosine_sims.ipynb #c007
 def sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
     "Sum over the last dimension, always in the same order: the second half is added to the first until one term is left."
     while (n := x.shape[-1]) > 1:
@@ -35,7 +37,7 @@ def cosine(a: torch.Tensor, # (…, n_embed)
     squares = sum_in_order(a*a) * sum_in_order(b*b)
     return torch.where(squares > 0, sum_in_order(a*b) / squares.sqrt(), 0.)
 
-# %% ../nbs/05_cosine_sims.ipynb #c009
+# %% ../nbs/05_cosine_sims.ipynb #c010
 def threshold_attention_loop(queries, keys, values, thresholds, exclude=None):
     "What `threshold_attention` means, one pair at a time."
     thresholds = torch.as_tensor(thresholds, dtype=torch.float64).reshape(len(keys), -1)
@@ -51,7 +53,7 @@ def threshold_attention_loop(queries, keys, values, thresholds, exclude=None):
                 counts[b, passes, q] += values[k]
     return counts, n_matches
 
-# %% ../nbs/05_cosine_sims.ipynb #c013
+# %% ../nbs/05_cosine_sims.ipynb #c014
 PAIRS = {torch.bfloat16: [(0, 0), (0, 1), (1, 0), (0, 2), (1, 1), (2, 0)], # parts of either factor whose products matter
          torch.float32: [(0, 0)]}
 
@@ -76,7 +78,7 @@ def extend(rows: torch.Tensor,  # (n, n_embed)
     out[:, n:] = torch.stack([parts[pair[side]] for pair in PAIRS[dtype]], dim=1)
     return out
 
-# %% ../nbs/05_cosine_sims.ipynb #c016
+# %% ../nbs/05_cosine_sims.ipynb #c017
 def fixed_error(n: int) -> float: # n: length of a row
     "How far a similarity of the first pass can be from the true one before the result is rounded."
     return 8*(n+8)*2**-24
@@ -87,7 +89,7 @@ def error_bound(rough: torch.Tensor, # (n,) similarities of the first pass
     "How far similarities of the first pass can be from the true ones."
     return fixed_error(n) + 1.1*torch.finfo(dtype).eps/2*(rough-threshold).abs()
 
-# %% ../nbs/05_cosine_sims.ipynb #c019
+# %% ../nbs/05_cosine_sims.ipynb #c020
 def norms(rows: torch.Tensor) -> torch.Tensor: # (n,) float32
     "Length of each row; 1 for a row of zeros, whose cosine is 0 with everything. Rows that float32 cannot square are a `ValueError`."
     length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
@@ -96,7 +98,7 @@ def norms(rows: torch.Tensor) -> torch.Tensor: # (n,) float32
         raise ValueError('rows must be finite, and of a length between 1e-15 and 1e15 or zero; scale them')
     return length.where(~zero, 1.)
 
-# %% ../nbs/05_cosine_sims.ipynb #c023
+# %% ../nbs/05_cosine_sims.ipynb #c024
 def find_true(mask: torch.Tensor, # bool, contiguous
              ) -> torch.Tensor:   # flat positions, ascending
     "Where a mostly false mask is true: `mask.flatten().nonzero()`, eight at a time."
@@ -106,13 +108,13 @@ def find_true(mask: torch.Tensor, # bool, contiguous
     word, byte = flat.view(-1, 8)[words].nonzero().unbind(1)
     return words[word]*8 + byte
 
-# %% ../nbs/05_cosine_sims.ipynb #c026
+# %% ../nbs/05_cosine_sims.ipynb #c027
 def round_down(x: float, dtype: torch.dtype) -> float:
     "The largest number of a floating format that is at most `x`."
     y = torch.tensor(x, dtype=torch.float64).to(dtype)
     return (y if y.double() <= x else torch.nextafter(y, torch.tensor(-torch.inf, dtype=dtype))).item()
 
-# %% ../nbs/05_cosine_sims.ipynb #c029
+# %% ../nbs/05_cosine_sims.ipynb #c030
 def levels(cosines: torch.Tensor,    # (n,)
            thresholds: torch.Tensor, # (n_thresholds,) ascending, float64
           ) -> torch.Tensor:         # (n,) int64
@@ -126,7 +128,7 @@ def decide(rough, bound, queries, keys, thresholds, q, k):
         level[doubtful] = levels(cosine(queries[q[doubtful]], keys[k[doubtful]]), thresholds)
     return level
 
-# %% ../nbs/05_cosine_sims.ipynb #c031
+# %% ../nbs/05_cosine_sims.ipynb #c032
 @contextmanager
 def true_float32():
     "Products of float32 matrices in float32, whatever the caller allows elsewhere (TF32, bfloat16)."
@@ -141,7 +143,7 @@ def choose_first_pass(queries, keys, device) -> torch.dtype:
     fast = torch.device(device).type == 'cpu' and len(queries) >= 64 and fast_bfloat16()
     return torch.bfloat16 if exact and fast else torch.float32
 
-# %% ../nbs/05_cosine_sims.ipynb #c033
+# %% ../nbs/05_cosine_sims.ipynb #c034
 def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             keys: torch.Tensor,       # (n_keys, n_embed)
             thresholds: torch.Tensor, # (n_thresholds,) ascending
@@ -167,7 +169,7 @@ def matches(queries: torch.Tensor,    # (n_queries, n_embed), one block
             yield tuple(x.cpu() for x in (q[passed], k[passed] + start, level[passed]))
         progress(len(tile))
 
-# %% ../nbs/05_cosine_sims.ipynb #c037
+# %% ../nbs/05_cosine_sims.ipynb #c038
 class SparseCounts:
     "The non-zero entries of `(n_keys, vocab_size)` counts, by row."
     def __init__(self, values: torch.Tensor):
@@ -181,7 +183,7 @@ class SparseCounts:
         entry = torch.arange(len(pair)) - (n.cumsum(0)-n)[pair] + self.begin[k][pair]
         return pair, self.column[entry], self.count[entry]
 
-# %% ../nbs/05_cosine_sims.ipynb #c039
+# %% ../nbs/05_cosine_sims.ipynb #c040
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     t = torch.as_tensor(thresholds, dtype=torch.float64)
@@ -189,7 +191,7 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
     if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c041
+# %% ../nbs/05_cosine_sims.ipynb #c042
 def block_counts(queries, keys, values: SparseCounts, thresholds, vocab_size, exclude=None, **kwargs):
     "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)` of one block."
     thresholds, order = thresholds.sort()
@@ -205,13 +207,13 @@ def block_counts(queries, keys, values: SparseCounts, thresholds, vocab_size, ex
     add_up = lambda x: x.flip(0).cumsum(0).flip(0)[order.argsort()] # a pair counts at every threshold it exceeds
     return add_up(counts.view(n_levels, n_queries, -1)), add_up(n_matches.view(n_levels, -1))
 
-# %% ../nbs/05_cosine_sims.ipynb #c043
+# %% ../nbs/05_cosine_sims.ipynb #c044
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values: torch.Tensor,  # (n_keys, vocab_size), whole numbers
                         thresholds,            # (n_layer,) or (n_layer, n_thresholds)
                         exclude=None,          # (n_queries,) the key that each query must not match, -1 for none
-                        progress=False,        # show a progress bar
+                        progress=False,        # show a progress bar; or a function that is told how many keys are done
                         **kwargs,              # `device`, `first_pass`, `query_tile`, `key_tile` of `matches`
                        ) -> tuple: # counts, n_matches
     """Sum the values of all keys whose cosine with the query exceeds the block's threshold.
@@ -221,13 +223,44 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     several, thresholds = torch.as_tensor(thresholds).dim() == 2, check_thresholds(thresholds, len(keys))
     exclude = None if exclude is None else torch.as_tensor(exclude)
     sparse = SparseCounts(values)
-    with tqdm(total=keys.shape[0]*keys.shape[1], unit='keys', unit_scale=True, disable=not progress) as bar:
-        blocks = [block_counts(q, k, sparse, t, values.shape[1], exclude, progress=bar.update, **kwargs)
+    with tqdm(total=keys.shape[0]*keys.shape[1], unit='keys', unit_scale=True, disable=progress is not True) as bar:
+        step = progress if callable(progress) else bar.update
+        blocks = [block_counts(q, k, sparse, t, values.shape[1], exclude, progress=step, **kwargs)
                   for q, k, t in zip(queries, keys, thresholds)]
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c055
+# %% ../nbs/05_cosine_sims.ipynb #c056
+@contextmanager
+def watched(group):
+    "Watch the other processes of a gloo group; gives a function that raises a `UserError` once one of them is gone."
+    world, gone = dist.get_world_size(group), []
+    others = [peer for peer in range(world) if peer != dist.get_rank(group)]
+    def listen(peer):
+        try: dist.recv(torch.zeros(1), src=peer, group=group)
+        except RuntimeError: gone.append(peer)
+    def check(n=0):
+        if gone: raise UserError(f'process {gone[0]} of {world} ended before its share was done, and said why; start all of them again')
+    threads = [threading.Thread(target=listen, args=(peer,), daemon=True) for peer in others]
+    for t in threads: t.start()
+    yield check
+    try:
+        for peer in others: dist.send(torch.ones(1), dst=peer, group=group)
+    except RuntimeError: pass # the listener knows who
+    for t in threads: t.join()
+    check()
+
+def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> tuple: # counts, n_matches
+    "`threshold_attention` with the keys divided among the processes of a `torchrun`; each gets the whole answer."
+    group, n = dist.new_group(backend='gloo'), keys.shape[1]
+    begin, end = (n*r//dist.get_world_size() for r in (dist.get_rank(), dist.get_rank()+1))
+    if exclude is not None: exclude = torch.as_tensor(exclude) - begin # a key of another share has a number that is none here
+    with watched(group) as check:
+        found = threshold_attention(queries, keys[:, begin:end], values[begin:end], thresholds, exclude, progress=check, **kwargs)
+    for x in found: dist.all_reduce(x, group=group)
+    return found
+
+# %% ../nbs/05_cosine_sims.ipynb #c060
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,

@@ -42,8 +42,8 @@ class Recipe:
 
     def lr_at(self, step: int) -> float: return self.lr*float(np.interp(step, *zip(*self.schedule)))
 
-FAST = Recipe('fast', batch_size=32, steps=3200, lr=2e-3, schedule=((0, .02), (100, 1.), (1600, 1.), (3200, .03)), muon=True,
-              weight_decay=.1, bfloat16=True, eval_every=100)
+FAST = Recipe('fast', batch_size=32, steps=3700, lr=2e-3, muon=True, weight_decay=.1, bfloat16=True, eval_every=100,
+              schedule=((0, .02), (100, 1.), (1600, 1.), (2700, .333125), (3300, .333125), (3700, .03)))
 RECIPES = {r.name: r for r in (Recipe(), FAST)}
 
 # %% ../nbs/02_training.ipynb #c010

@@ -1,5 +1,6 @@
 "Threshold attention is its specification, whatever it is given."
-import torch
+import os, socket, time
+import pytest, torch
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.cosine_sims import cosine, similar, threshold_attention, threshold_attention_loop
 
@@ -44,3 +45,53 @@ def test_similar_is_sorted_and_complete(problem):
     true = cosine(queries[0, 0], keys[0])
     assert set(rows.tolist()) == {k for k, c in enumerate(true.tolist()) if c > threshold and k != left_out}
     assert torch.equal(cosines, true[rows]) and (cosines[:-1] >= cosines[1:]).all()
+
+SHARE = """
+import os, sys, torch, torch.distributed as dist
+from shakespeare_ffn import cosine_sims
+torch.set_num_threads(1)
+dist.init_process_group('gloo')
+queries, keys, values, thresholds, exclude, expected = torch.load(sys.argv[1])
+if os.environ['RANK'] == sys.argv[2]:
+    def matches(*args, **kwargs): os._exit(9)
+    cosine_sims.matches = matches
+else: real = cosine_sims.matches
+if sys.argv[2] >= '0' and os.environ['RANK'] != sys.argv[2]: # the others have more to do than they can in this test
+    def matches(*args, progress, **kwargs):
+        for _ in range(600): time.sleep(.1); progress(0)
+        return real(*args, **kwargs)
+    import time; cosine_sims.matches = matches
+try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude)
+except cosine_sims.UserError as e: print(e, flush=True); os._exit(2)
+assert all(map(torch.equal, found, expected))
+dist.destroy_process_group()
+"""
+
+def start_shares(start, world, *args):
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    env = lambda rank: os.environ | dict(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    return [start(SHARE, *args, env=env(rank)) for rank in range(world)]
+
+@pytest.fixture
+def shared_case(tmp_path):
+    generator = torch.Generator().manual_seed(5)
+    keys = torch.randn(2, 101, 16, generator=generator).bfloat16() # 101 does not divide by 2 or 3
+    queries, values = keys[:, :9], torch.randint(0, 5, (101, 7), generator=generator)
+    case = queries, keys, values, [[.3, .5], [.2, -1.]], torch.tensor([0, 1, 60, 100, -1, -1, 5, 6, 7])
+    torch.save((*case, threshold_attention(*case)), tmp_path/'case.pt')
+    return tmp_path/'case.pt'
+
+@pytest.mark.parametrize('world', [2, 3])
+def test_shares_add_up_to_the_whole(shared_case, start, world):
+    for p in start_shares(start, world, shared_case, -1): assert p.wait(60) == 0, p.communicate()
+
+@pytest.mark.parametrize('dies', [0, 1])
+def test_when_one_dies_the_others_say_so(shared_case, start, dies):
+    processes = start_shares(start, 3, shared_case, dies)
+    assert processes[dies].wait(60) == 9
+    died = time.monotonic()
+    for rank, p in enumerate(processes):
+        if rank == dies: continue
+        out, err = p.communicate(timeout=20)
+        assert p.returncode == 2 and out.startswith(f'process {dies} of 3 ended before its share was done'), (out, err)
+    assert time.monotonic() - died < 15

@@ -78,7 +78,7 @@ def reproduce(argv) -> str:
         before = fingerprint(path)
         done[path.stem] = dict(seconds=run(path), fingerprint=before)
         write_atomically(kept, json.dumps(done).encode())
-    write_summary(done)
+        write_summary(done) # the index reads it
     return f'{len(todo)} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
 
 if __name__ == '__main__': command('reproduce', reproduce)
