@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .corpus_keys import corpus_index
 from .data import UserError, load_corpus, prompt_ids, record, reference, scale, stamp
-from .learned_embeddings import stage_embeddings
+from .learned_embeddings import learned_before, stage_embeddings
 from .model import load_model
 from .similar_space import prompt_counts, tuned_approximation
 from .svd_helpers import projection_cosine, subspaces
