@@ -6,36 +6,39 @@
 __all__ = ['block_vectors', 'path_2d', 'ablate']
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c003
-import math, time
+import math
 
 import torch
-import torch.nn.functional as F
-from tqdm.std import tqdm
 
 from .data import load_corpus, prompt_ids, record, reference, scale, stamp
-from .hooks import PARTS, capture, run_from
+from .hooks import PARTS, capture, hooked, run_from
 from .model import Transformer, load_model, next_char_probs
-from .text_analysis import BLOCK_COLOURS, COLOURS, hellinger
+from .text_analysis import COLOURS, hellinger
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c006
 @torch.no_grad()
 def block_vectors(model: Transformer,
-                  tokens,           # (n, length) token ids
-                  batch_size=500,   # prompts at a time
-                 ) -> dict:         # part → (n_layer, n, n_embed): 'input', 'sa', 'ffwd', 'output'
+                  tokens,         # (n, length) token ids, array or tensor
+                  batch_size=500, # prompts at a time
+                 ) -> dict:       # 'input', 'sa', 'ffwd', 'output' → (n_layer, n, n_embed)
     "What each block is given at the last position, what it adds, and what it passes on."
-    found, device = {part: [] for part in PARTS}, model.lm_head.weight.device
-    for some in torch.as_tensor(tokens).long().split(batch_size):
-        acts = capture(model, some.to(device))
-        for part in PARTS: found[part].append(torch.stack([acts[f'blocks.{b}.{part}'][:, -1] for b in range(len(model.blocks))]))
-    return {part: torch.cat(x, dim=1) for part, x in found.items()}
+    tokens, n_layer, weight = torch.as_tensor(tokens).long(), len(model.blocks), model.lm_head.weight
+    stream = weight.new_empty(n_layer+1, len(tokens), weight.shape[1])
+    sa, ffwd = torch.empty_like(stream[1:]), torch.empty_like(stream[1:])
+    for rows in torch.arange(len(tokens)).split(batch_size):
+        acts = capture(model, tokens[rows].to(weight.device))
+        stream[0, rows] = acts['blocks.0.input'][:, -1]
+        for b in range(n_layer):
+            for part, kept in ('sa', sa), ('ffwd', ffwd), ('output', stream[1:]): kept[b, rows] = acts[f'blocks.{b}.{part}'][:, -1]
+    return dict(input=stream[:-1], sa=sa, ffwd=ffwd, output=stream[1:])
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c015
 def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ffwd'
             cosine_of: dict, # part → (n_layer,) cosines of 'sa' and 'ffwd' with the block's input
            ) -> list:        # (part, dx, dy), in the order in which they are added
-    "Arrows in the plane with the lengths of the real vectors and their angles to the block's input."
-    arrows, x, y = [('input', float(norm_of['input'][0]), 0.)], float(norm_of['input'][0]), 0.
+    "Arrows in the plane with the lengths of the real vectors and their angles to the block's input, all turned to the left."
+    x, y = float(norm_of['input'][0]), 0.
+    arrows = [('input', x, y)]
     for b in range(len(norm_of['sa'])):
         towards = math.atan2(y, x)
         for part in 'sa', 'ffwd':
@@ -44,11 +47,11 @@ def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ff
             x, y = x + arrows[-1][1], y + arrows[-1][2]
     return arrows
 
-# %% ../nbs/10_embedding_adjustments.ipynb #c031
+# %% ../nbs/10_embedding_adjustments.ipynb #c041
 def ablate(model: Transformer,
            acts: dict,    # of `capture(model, tokens)`: name → (n, length, n_embed)
            block: int,
-           part=None,     # 'sa' or 'ffwd', which is left out at the last position; default: neither
+           part=None,     # what is left out at the last position: 'sa' or 'ffwd'; default: nothing
            alone=False,   # send the last position on alone, the article's way; default: with the earlier ones
           ) -> torch.Tensor: # (n, vocab_size) logits
     "What the model says when a block's output lacks one of its parts at the last position; the rest of the block is as it was."
