@@ -7,14 +7,15 @@ __all__ = ['orient', 'subspaces', 'projection_matrix', 'projection_cosine']
 
 # %% ../nbs/12_svd_helpers.ipynb #c003
 import torch
+import torch.nn.functional as F
 
-from .data import reference, record, stamp, scale
+from .data import UserError, record, reference, scale, stamp
 from .hooks import run_from
-from .learned_embeddings import stage_embeddings
+from .learned_embeddings import beginnings, stage_embeddings
 from .model import load_model
 from .text_analysis import COLOURS, show_char
 
-# %% ../nbs/12_svd_helpers.ipynb #c009
+# %% ../nbs/12_svd_helpers.ipynb #c011
 def orient(vectors: torch.Tensor,    # (…, n_embed) directions
            embeddings: torch.Tensor, # (…, n, n_embed) what they are directions of
           ) -> torch.Tensor:         # (…, n_embed)
@@ -25,10 +26,11 @@ def orient(vectors: torch.Tensor,    # (…, n_embed) directions
 def subspaces(embeddings: torch.Tensor, # (n_tokens, n, n_embed)
               rank=1) -> torch.Tensor:  # (n_tokens, n_embed, rank), orthonormal columns
     "The subspace of each token that lies closest to its embeddings: their first right singular vectors, oriented."
+    if not 1 <= rank <= min(embeddings.shape[1:]): raise UserError(f'rank {rank}: {embeddings.shape[1]} embeddings of {embeddings.shape[2]} numbers have ranks from 1 to {min(embeddings.shape[1:])}')
     right = torch.linalg.svd(embeddings, full_matrices=False)[2][:, :rank]      # (n_tokens, rank, n_embed)
     return torch.stack([orient(right[:, i], embeddings) for i in range(rank)], dim=-1)
 
-# %% ../nbs/12_svd_helpers.ipynb #c015
+# %% ../nbs/12_svd_helpers.ipynb #c017
 def projection_matrix(basis: torch.Tensor,  # (…, n_embed, rank), orthonormal columns
                      ) -> torch.Tensor:     # (…, n_embed, n_embed)
     "The matrix that takes a vector to the nearest point of the subspace."
