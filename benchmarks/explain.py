@@ -9,7 +9,7 @@ from shakespeare_ffn.cosine_sims import similar
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import tuned_approximation
-from common import in_turn, report
+from common import compare, in_turn, report
 
 PROMPT = 'And only l'
 
@@ -25,4 +25,5 @@ if __name__ == '__main__':
                           'import torch alone': process(sys.executable, '-c', 'import torch'),
                           'six passes over the keys, ours': ours,
                           'six passes, torch.cosine_similarity on whole blocks': straight})
+    compare('six passes over the keys for one prompt', 'torch.cosine_similarity on whole blocks', *list(times.values())[2:], keys=len(index))
     report('explain', 'An answer of `ffn_explain`', ['what', 'seconds'], [(name, f'{t:.2f}') for name, t in times.items()])

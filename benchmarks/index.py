@@ -2,14 +2,14 @@
 
 The candidates take the same chunks from all over the sorted list, in turn; seconds are scaled up to the whole list.
 The last line is a real build of an index of length 10, from nothing, in a folder of its own (`--build`)."""
-import argparse, os, subprocess, sys, tempfile, time
+import argparse, tempfile
 from pathlib import Path
 import torch
 from shakespeare_ffn.corpus_keys import CHUNK, TrieForward
 from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.hooks import capture
 from shakespeare_ffn.model import load_model
-from common import in_turn, report
+from common import compare, in_turn, report, watch
 
 def plain(model, dtype):
     "The model as it is, a batch of strings at a time."
@@ -19,24 +19,13 @@ def plain(model, dtype):
     def forward(tokens): return torch.stack([x[:, -1] for x in capture(model, torch.as_tensor(tokens).long(), *names).values()])
     return forward
 
-def anonymous_memory(pid: int) -> int: # bytes
-    lines = Path(f'/proc/{pid}/status').read_text().splitlines()
-    return next(int(line.split()[1])*1024 for line in lines if line.startswith('RssAnon'))
-
 def build() -> tuple: # seconds, bytes
     "Build an index of length 10 from nothing in another process, watching its memory."
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
         Path(folder, 'tinyshakespeare.txt').write_bytes(corpus_bytes())
         code = ('from shakespeare_ffn.data import load_corpus; from shakespeare_ffn.model import load_model; '
                 'from shakespeare_ffn.corpus_keys import corpus_index; corpus_index(load_corpus(), load_model())')
-        start, peak = time.perf_counter(), 0
-        process = subprocess.Popen([sys.executable, '-c', code], env=os.environ | {'SHAKESPEARE_FFN_CACHE': folder})
-        while process.poll() is None:
-            try: peak = max(peak, anonymous_memory(process.pid))
-            except (OSError, StopIteration): pass
-            time.sleep(.1)
-        assert process.returncode == 0
-        return time.perf_counter() - start, peak
+        return watch(code, SHAKESPEARE_FFN_CACHE=folder)
 
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
@@ -50,6 +39,7 @@ if __name__ == '__main__':
                           'prefix tree, float32': over(TrieForward(model)), 'prefix tree, bfloat16': over(TrieForward(model, 'bfloat16'))})
     whole, first = len(strings)/sum(map(len, chunks)), times['plain forward, float32']
     rows = [(name, f'{t*whole/60:.1f}', f'{first/t:.1f}') for name, t in times.items()]
+    compare('keys of the whole corpus', 'plain forward, float32', times['prefix tree, bfloat16']*whole, first*whole, strings=len(strings), length=10)
     notes = [f'Computed for {sum(map(len, chunks)):,} of {len(strings):,} strings of length 10 and scaled up.']
     if args.build:
         seconds, peak = build()

@@ -1,46 +1,97 @@
-"""What do counts for 2,000 prompts × 6 blocks × 8 thresholds cost, and what would a full float32 matrix product?
+"""What does the whole question cost, 20,000 prompts × 858,923 strings × 6 blocks at the default thresholds?
 
-The candidates see the same keys, a slice of the index, in turn; then ours goes over the whole index."""
-import time
+Peers on the same stored rows, in turn, block by block, scaled to the whole: FAISS's exact range search, the bare bfloat16 matrix
+product of the same shape, and the article's way (100 strings at a time, files). Then the whole again in a process of its own, watching its memory."""
+import tempfile, time
+import faiss
 import torch
 import torch.nn.functional as F
+from shakespeare_ffn.corpus_keys import CHUNK, corpus_index
+from shakespeare_ffn.cosine_sims import Values, block_counts, unit
+from shakespeare_ffn.data import load_corpus, prompt_ids
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.similar_space import tuned_approximation
+from shakespeare_ffn.text_analysis import next_counts
+from common import compare, report, watch
+from index import build, plain
+
+N_PROMPTS, N_PEERS, N_ARTICLE = 20_000, 2048, 1000 # prompts; those that peers get; strings that the article's way gets
+WHOLE = """
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import tuned_approximation
 from shakespeare_ffn.text_analysis import next_counts
-from common import in_turn, report
+corpus, model = load_corpus(), load_model()
+index = corpus_index(corpus, model)
+values, ids = next_counts(index.strings, len(corpus.tokenizer))[index.ids], prompt_ids(index.strings, 20_000)
+threshold_attention(index.queries([index.strings[i] for i in ids]), index.keys, values, tuned_approximation(model).thresholds, progress=True)
+"""
 
-N_PROMPTS, N_SLICE, TILE = 2000, 32_768, 4096
+def seconds(f):
+    start = time.perf_counter(); f()
+    return time.perf_counter() - start
 
-def full_product(queries, keys, values, thresholds):
-    "All similarities in float32, a tile of keys at a time; counts by a second product a threshold."
-    queries, values = F.normalize(queries.float(), dim=-1), values.float()
-    counts = torch.zeros(len(keys), thresholds.shape[1], queries.shape[1], values.shape[1])
-    for b in range(len(keys)):
-        for start in range(0, len(values), TILE):
-            similarity = queries[b] @ F.normalize(keys[b, start:start+TILE].float(), dim=1).T
-            for i, t in enumerate(thresholds[b]): counts[b, i] += (similarity > t).float() @ values[start:start+TILE]
-    return counts
+def range_search(queries, keys, threshold):
+    "FAISS, with its index built beforehand."
+    index, rows = faiss.IndexFlatIP(keys.shape[1]), unit(queries).numpy()
+    for some in keys.split(65_536): index.add(unit(some).numpy())
+    return lambda: index.range_search(rows, threshold)
+
+def bare(queries, keys):
+    "The products alone, a tile at a time, into memory that is there already."
+    out = torch.empty(len(queries), 4096, dtype=torch.bfloat16)
+    def products():
+        for some in keys.split(4096): torch.mm(queries, some.T, out=out[:, :len(some)])
+    return products
+
+def article(queries, keys, values, threshold):
+    "A file of similarities for each 100 strings, a file of those above a lower threshold, and the counts."
+    def run():
+        counts = torch.zeros(len(queries), values.shape[1], dtype=torch.long)
+        with tempfile.TemporaryDirectory() as folder:
+            for i, some in enumerate(keys.split(100)):
+                torch.save(F.cosine_similarity(queries.float()[:, None], some.float()[None], dim=-1), f'{folder}/{i}')
+            for i in range(-(-len(keys)//100)):
+                similarity = torch.load(f'{folder}/{i}')
+                q, k = (similarity > threshold - .1).nonzero().T
+                torch.save((q, k + 100*i, similarity[q, k]), f'{folder}/{i}')
+            for i in range(-(-len(keys)//100)):
+                q, k, similarity = torch.load(f'{folder}/{i}')
+                passed = similarity > threshold
+                counts.index_add_(0, q[passed], values[k[passed]].long())
+    return run
 
 if __name__ == '__main__':
     corpus, model = load_corpus(), load_model()
-    index = corpus_index(corpus, model)
-    strings, values = index.strings, next_counts(index.strings, len(corpus.tokenizer))[index.ids]
+    index, thresholds = corpus_index(corpus, model), tuned_approximation(model).thresholds
+    strings, counts = index.strings, next_counts(index.strings, len(corpus.tokenizer))[index.ids]
     queries = index.queries([strings[i] for i in prompt_ids(strings, N_PROMPTS)])
-    tuned = torch.tensor(tuned_approximation(model).thresholds, dtype=torch.float64)
-    thresholds = (tuned[:, None] + .02*torch.arange(-4, 4)).clamp(max=.99)
-    few = slice(len(index)//2, len(index)//2 + N_SLICE)
-    part = queries, index.keys[:, few], values[few], thresholds
-    times = in_turn(3, **{'full product, float32': lambda: full_product(*part),
-                          'ours, float32 first pass': lambda: threshold_attention(*part, first_pass=torch.float32),
-                          'ours, bfloat16 first pass': lambda: threshold_attention(*part, first_pass=torch.bfloat16)})
-    ours, theirs = threshold_attention(*part)[0], full_product(*part)
-    start = time.perf_counter(); threshold_attention(queries, index.keys, values, thresholds, progress=True)
-    whole = time.perf_counter() - start
-    first = times['full product, float32']
-    rows = [(name, f'{t:.1f}', f'{first/t:.1f}') for name, t in times.items()]
-    report('threshold_attention', f'Counts for {N_PROMPTS:,} prompts × 6 blocks × 8 thresholds', ['way', f'seconds for {N_SLICE:,} keys', 'times as fast'], rows,
-           f'Counts of the two that differ, for rounding at a threshold in the float32 product: {(ours != theirs).sum():,} of {ours.numel():,}.',
-           f'Ours over all {len(index):,} keys: {whole:.0f} seconds.')
+    values, scaled = Values(counts), N_PROMPTS/N_PEERS
+    middle, table = slice(len(index)//2, len(index)//2 + N_ARTICLE), []
+    for b, t in enumerate(thresholds):
+        q, keys = queries[b], index.keys[b]
+        ours = seconds(lambda: block_counts(q, keys, values, torch.tensor([t]).double()))
+        product, theirs = (seconds(f)*scaled for f in (bare(q[:N_PEERS], keys), range_search(q[:N_PEERS], keys, t)))
+        way = seconds(article(q[:N_PEERS], keys[middle], counts[middle], t))*scaled*len(index)/N_ARTICLE
+        ours = min(ours, seconds(lambda: block_counts(q, keys, values, torch.tensor([t]).double())))
+        table.append((ours, product, theirs, way))
+    ours, product, theirs, way = map(sum, zip(*table))
+    sizes = dict(prompts=N_PROMPTS, keys=len(index), dimensions=queries.shape[2], blocks=len(table), peers_prompts=N_PEERS, scaled_by=round(scaled, 3))
+    per_block = lambda i: dict(seconds_by_block=[[round(row[0], 2), round(row[i], 2)] for row in table])
+    compare('threshold attention', 'bare bfloat16 matrix product', ours, product, **sizes, **per_block(1))
+    compare('threshold attention', 'FAISS IndexFlatIP.range_search', ours, theirs, **sizes, **per_block(2))
+    compare('threshold attention', "the article's way", ours, way, **sizes | dict(scaled_by=round(scaled*len(index)/N_ARTICLE)), **per_block(3))
+    forward, some = plain(model, torch.float32), strings.tokens(strings.order[len(index)//2:][:CHUNK])
+    built, _ = build()
+    forward_all = seconds(lambda: forward(some))*len(index)/CHUNK
+    alone, peak = watch(WHOLE)
+    compare('from nothing to counts', "the article's way", built + alone, forward_all + way, **sizes | dict(scaled_by=round(scaled*len(index)/N_ARTICLE)))
+    rows = [(b, *(f'{s:,.1f}' for s in row)) for b, row in enumerate(table)] + [('all', *(f'{s:,.1f}' for s in (ours, product, theirs, way))),
+            ('times ours', *(f'{s/ours:,.1f}' for s in (ours, product, theirs, way)))]
+    report('threshold_attention', f'Counts for {N_PROMPTS:,} prompts × {len(index):,} strings × 6 blocks', ['block', 'ours, seconds', 'bare bfloat16 product',
+           'FAISS range search', "the article's way"], rows, f'Thresholds {", ".join(map(str, thresholds))}. Ours is measured on the whole; the product and FAISS on {N_PEERS:,} prompts, scaled '
+           f"by {scaled:.2f}; the article's way on these and {N_ARTICLE:,} strings, scaled by {scaled*len(index)/N_ARTICLE:,.0f}.",
+           f"From nothing, index and process start included: ours {built+alone:.0f} seconds ({built:.0f} and {alone:.0f}), the article's way {(forward_all+way)/3600:.1f} hours: {(forward_all+way)/(built+alone):.0f} times as long.",
+           f'Anonymous memory of the whole sweep in a process of its own: {peak/1e9:.2f} GB at most.')

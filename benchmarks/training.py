@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.training import FAST, RECIPES, Run, batch, step
-from common import in_turn, report
+from common import compare, in_turn, report
 
 N_EMBED, N_HEAD, N_LAYER, CONTEXT, DROPOUT = 384, 6, 6, 256, .2
 
@@ -92,6 +92,7 @@ if __name__ == '__main__':
     work, fastest, plain = products(corpus), product_rate(torch.bfloat16), product_rate(torch.float32)
     names = dict(peer="the article's loop: heads apart, float32", article="our loop, the article's recipe, float32",
                  float32='our loop, the fast recipe in float32', fast='our loop, the fast recipe in bfloat16')
+    compare('training, a million characters', "the article's loop, float32", 1e6/rate['fast'], 1e6/rate['peer'], batch=FAST.batch_size, context=CONTEXT)
     report('training', 'Training', ['loop', 'seconds a step', 'characters a second', 'times as fast'],
            [[names[n], f'{seconds[n]:.2f}', f'{rate[n]:,.0f}', f'{rate[n]/rate["peer"]:.1f}'] for n in names],
            f'A step of the fast recipe has {work/1e9:,.0f} GFLOP of matrix products, Muon\'s included, and does {work/seconds["fast"]/1e9:,.0f} GFLOP a second: '

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import SparseCounts, block_counts, check_thresholds, threshold_attention
+from .cosine_sims import Values, block_counts, check_thresholds, threshold_attention
 from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_file, record, reference, scale, stamp, write_atomically
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import BLOCK_COLOURS, COLOURS, hellinger, next_counts, normalise, show_char, top_tokens
@@ -91,10 +91,10 @@ def prompt_counts(corpus: Corpus,
     missing = {b: some for b, row in enumerate(t.tolist()) if (some := sorted({x for x in row if not path(b, x).exists()}))}
     if missing:
         queries = index.queries([index.strings[i] for i in prompt_ids(index.strings, n)])
-        values = SparseCounts(next_counts(index.strings, len(corpus.tokenizer))[index.ids])
+        values = Values(next_counts(index.strings, len(corpus.tokenizer))[index.ids])
     with tqdm(total=len(missing)*len(index), unit='keys', unit_scale=True, disable=not (progress and missing)) as bar:
         for b, some in missing.items():
-            found = block_counts(queries[b], index.keys[b], values, torch.tensor(some).double(), len(corpus.tokenizer), progress=bar.update)
+            found = block_counts(queries[b], index.keys[b], values, torch.tensor(some).double(), progress=bar.update)
             for x, c, m in zip(some, *found): write_atomically(path(b, x), save(dict(counts=c.int(), n_matches=m.int())))
     kept = [[load_file(path(b, x)) for x in row] for b, row in enumerate(t.tolist())]
     counts, n_matches = (torch.stack([torch.stack([f[name] for f in row]) for row in kept]) for name in ('counts', 'n_matches'))
@@ -162,6 +162,7 @@ def calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
     "Strings to tune on: the last `n` of the permutation whose first 20,000 are the article's prompts."
     return prompt_ids(strings, len(strings))[-n:]
 
+# %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
               model: Transformer,
               index: KeyIndex = None, # default: that of length 10
@@ -184,7 +185,7 @@ def calibrate(corpus: Corpus,
     write_atomically(cache_dir()/'approximations'/f'{model.hash}.json', json.dumps(asdict(found)).encode())
     return found
 
-# %% ../nbs/07_similar_space.ipynb #c047
+# %% ../nbs/07_similar_space.ipynb #c049
 def agreement(p: torch.Tensor, # (n_queries, vocab_size) predictions
               q: torch.Tensor, # (n_queries, vocab_size) what the model says
               n=10) -> tuple:  # two of (n,): share of queries whose i-th token agrees; whose first i tokens are the same set

@@ -2,7 +2,7 @@
 import os, socket, time
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn.cosine_sims import cosine, similar, threshold_attention, threshold_attention_loop
+from shakespeare_ffn.cosine_sims import Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
 
 @st.composite
 def problems(draw):
@@ -29,12 +29,26 @@ def problems(draw):
     return queries, keys, values, thresholds, exclude
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), query_tile=st.integers(1, 6), key_tile=st.integers(1, 21), bfloat16=st.booleans())
-def test_equals_the_loop(problem, query_tile, key_tile, bfloat16):
+@given(problem=problems())
+def test_equals_the_loop(problem):
     queries, keys, values, thresholds, exclude = problem
-    first_pass = torch.bfloat16 if bfloat16 and keys.dtype == torch.bfloat16 else torch.float32
-    found = threshold_attention(queries, keys, values, thresholds, exclude, first_pass=first_pass, query_tile=query_tile, key_tile=key_tile)
-    for a, b in zip(found, threshold_attention_loop(queries, keys, values, thresholds, exclude)): assert torch.equal(a, b)
+    expected = threshold_attention_loop(queries, keys, values, thresholds, exclude)
+    for a, b in zip(threshold_attention(queries, keys, values, thresholds, exclude), expected): assert torch.equal(a, b)
+    counts, n_matches = threshold_attention(queries, keys, values, thresholds[:, 0], exclude)
+    assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
+
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), d=st.integers(1, 12), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
+def test_a_sieve_loses_nothing(problem, d, bfloat16, end, seed):
+    "However few dimensions, and in any basis; the last group of keys need not be whole"
+    queries, keys, values, thresholds, _ = problem
+    queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
+    directions = torch.linalg.qr(torch.randn(queries.shape[1], d, generator=torch.Generator().manual_seed(seed)))[0]
+    sieve = Sieve(unit(queries), directions, threshold, torch.bfloat16 if bfloat16 else torch.float32)
+    values = Values(values.repeat(10, 1)[:len(keys)])
+    counts = count_one(sieve.batches(unit(keys), 0), queries, keys, values, threshold)
+    expected = threshold_attention_loop(queries[None], keys[None], values.counts, [threshold])
+    assert torch.equal(counts, expected[0][0])
 
 @settings(max_examples=50, deadline=None)
 @given(problem=problems())
@@ -53,14 +67,14 @@ torch.set_num_threads(1)
 dist.init_process_group('gloo')
 queries, keys, values, thresholds, exclude, expected = torch.load(sys.argv[1])
 if os.environ['RANK'] == sys.argv[2]:
-    def matches(*args, **kwargs): os._exit(9)
-    cosine_sims.matches = matches
-else: real = cosine_sims.matches
+    def batches(*args, **kwargs): os._exit(9)
+    cosine_sims.batches = batches
+else: real = cosine_sims.batches
 if sys.argv[2] >= '0' and os.environ['RANK'] != sys.argv[2]: # the others have more to do than they can in this test
-    def matches(*args, progress, **kwargs):
+    def batches(*args, progress, **kwargs):
         for _ in range(600): time.sleep(.1); progress(0)
         return real(*args, **kwargs)
-    import time; cosine_sims.matches = matches
+    import time; cosine_sims.batches = batches
 try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude)
 except cosine_sims.UserError as e: print(e, flush=True); os._exit(2)
 assert all(map(torch.equal, found, expected))
