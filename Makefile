@@ -44,6 +44,7 @@ docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
 bench: $(VENV)/dev.ok ## run the side-by-side measurements
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer
 	@for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit; done
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)

@@ -1,16 +1,12 @@
 "What the benchmarks share: a clock, a table, a list of ratios, a record of the machine."
-import json, os, platform, statistics, subprocess, sys, time
+import json, os, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
-from shakespeare_ffn.data import stamp
+from shakespeare_ffn.data import machine, stamp
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 
-def machine() -> str:
-    "Processor and software, in a line."
-    info = Path('/proc/cpuinfo')
-    names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] if info.exists() else []
-    return f'{names[0] if names else platform.processor()}, {os.cpu_count()} cores, torch {torch.__version__}'
+def where() -> str: return f'{machine()}, torch {torch.__version__}'
 
 def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
     "Time functions in turn, several rounds, so that a busy machine is busy for all of them."
@@ -26,7 +22,7 @@ def report(name: str, title: str, head: list, rows: list, *notes: str):
     "Print a table and keep it in results/."
     lines = [f'# {title}', '', '| ' + ' | '.join(head) + ' |', '|' + ' --- |'*len(head)]
     lines += ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
-    lines += ['', *(note + '\n' for note in notes), f'{machine()}; {stamp()}.']
+    lines += ['', *(note + '\n' for note in notes), f'{where()}; {stamp()}.']
     text = '\n'.join(lines) + '\n'
     print(text)
     RESULTS.mkdir(exist_ok=True)
@@ -37,7 +33,7 @@ def compare(name: str, peer: str, ours_seconds: float, peer_seconds: float, **si
     path = RESULTS/'benchmarks.json'
     kept = json.loads(path.read_text()) if path.exists() else []
     row = dict(name=name, peer=peer, ours_seconds=float(f'{ours_seconds:.4g}'), peer_seconds=float(f'{peer_seconds:.4g}'),
-               ratio=float(f'{peer_seconds/ours_seconds:.3g}'), sizes=sizes, machine=machine(), stamp=stamp())
+               ratio=float(f'{peer_seconds/ours_seconds:.3g}'), sizes=sizes, machine=where(), stamp=stamp())
     rows = [r for r in kept if (r['name'], r['peer']) != (name, peer)] + [row]
     path.write_text('[\n' + ',\n'.join(map(json.dumps, sorted(rows, key=lambda r: (r['name'], r['peer'])))) + '\n]\n')
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import matches, threshold_attention
+from shakespeare_ffn.cosine_sims import batches, matches, threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.hooks import capture
 from shakespeare_ffn.model import load_model, next_char_probs
@@ -27,7 +27,8 @@ def similarities(x):
 
 def pairs(queries, keys, threshold):
     "The pairs that pass, one number each."
-    found = [q*len(keys) + k for q, k, _ in matches(queries, keys, torch.tensor([threshold], dtype=torch.float64))]
+    one = torch.tensor([threshold], dtype=torch.float64)
+    found = [q*len(keys) + k for q, k, _ in matches(batches(queries, keys, threshold), queries, keys, one)]
     return torch.cat(found).numpy()
 
 if __name__ == '__main__':

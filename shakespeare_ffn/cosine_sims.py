@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'GROUP', 'SURVIVOR', 'PROJECTION', 'sum_in_order', 'cosine', 'threshold_attention_loop', 'norms',
            'unit', 'error_bound', 'Batch', 'true_float32', 'all_cosines', 'find_true', 'pairs', 'Values', 'count_one',
-           'principal', 'round_up', 'shorten', 'Sieve', 'choose_sieve', 'batches', 'levels', 'matches', 'count_levels',
-           'check_thresholds', 'take_out', 'block_counts', 'threshold_attention', 'watched',
-           'shared_threshold_attention', 'similar']
+           'principal', 'round_up', 'shorten', 'Sieve', 'choose_sieve', 'batches', 'best_device', 'launch',
+           'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out', 'block_counts',
+           'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
-import threading
+import math, os, threading
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cached_property
 from typing import NamedTuple
 
@@ -21,8 +22,11 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
+try: import triton, triton.language as tl # PyTorch's CUDA builds bring it
+except ImportError: triton = None
+
 from .corpus_keys import corpus_index, fast_bfloat16
-from .data import UserError, load_corpus, prompt_ids, scale, stamp
+from .data import UserError, load_corpus, prompt_ids, scale, stamp, took
 from .model import load_model
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
@@ -116,17 +120,24 @@ def pairs(batch: Batch, mask): # mask: (n, width) bool
 # %% ../nbs/05_cosine_sims.ipynb #c030
 class Values:
     "Counts `(n_keys, vocab_size)` of whole numbers, and a last column of ones that counts keys."
-    def __init__(self, values: torch.Tensor): self.n, self.counts = len(values), F.pad(values, (0, 1), value=1)
+    def __init__(self, values: torch.Tensor):
+        if values.is_floating_point() or (values < 0).any(): raise ValueError('values are whole numbers, none of them negative')
+        self.n, self.counts = len(values), F.pad(values, (0, 1), value=1)
 
     @cached_property
     def dense(self): # (n_keys + TILE, vocab_size+1): zeros behind the last, so that a run of keys may end there
-        exact = torch.float32 if self.counts.max()*TILE < 2**24 else torch.float64
+        exact = torch.float32 if self.counts.max().item()*TILE < 2**24 else torch.float64
         return F.pad(self.counts, (0, 0, 0, TILE)).to(exact)
 
-def count_one(batches, queries, keys, values: Values, threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
+    @cached_property
+    def sparse(self): # where each key's entries begin, their columns, their counts
+        row, column = self.counts.nonzero().unbind(1)
+        return F.pad(torch.bincount(row, minlength=self.n).cumsum(0), (1, 0)), column, self.counts[row, column].long()
+
+def count_one(found, queries, keys, values: Values, threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
     bound, counts = error_bound(keys.shape[1]), torch.zeros(len(queries), values.counts.shape[1], dtype=torch.float64)
-    for batch in batches:
+    for batch in found:
         sure, width = batch.cosines > threshold+bound, batch.cosines.shape[1]
         first = [k[0].item() for k in batch.k.split(batch.sizes)]
         for k, q, passed in zip(first, batch.q.split(batch.sizes), sure.to(values.dense.dtype).split(batch.sizes)):
@@ -158,7 +169,7 @@ def shorten(units: torch.Tensor,      # (n, n_embed)
     "What the sieve knows about rows."
     n_embed, d = directions.shape
     with true_float32(): p = units @ directions
-    slack = 4*n_embed*d**.5*2**-24 # what float32 may do to the length of p
+    slack = 8*n_embed*d**.5*2**-24 # what float32 may do to p, and to its square
     short = p.to(dtype)
     return short, (1 + slack - p.square().sum(1)).clamp_min(0).sqrt(), 1.01*(p - short.float()).norm(dim=1)
 
@@ -170,11 +181,13 @@ class Sieve:
                  threshold: float, dtype=torch.bfloat16):
         self.units, self.directions, self.dtype = units, directions, dtype
         p, rest, rounding = shorten(units, directions, dtype)
-        self.threshold = threshold - error_bound(units.shape[1]) - rounding.max()
+        self.threshold = threshold - 2*error_bound(units.shape[1]) - rounding.max()
         self.queries = torch.cat([p, round_up(rest, dtype)[:, None], torch.ones_like(p[:, :1]).expand(-1, 2)], 1)
         self.sign = torch.int16 if dtype == torch.bfloat16 else torch.int32 # what a number's sign is read as
         self.scores = p.new_empty(QUERY_TILE*TILE//4)
         self.gathered, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), GROUP)
+
+    def __repr__(self): return f"Sieve({self.directions.shape[1]} dimensions, {str(self.dtype).removeprefix('torch.')})"
 
     def rows(self, keys): # (n, n_embed) unit rows → (n, d+3)
         p, rest, rounding = shorten(keys, self.directions, self.dtype)
@@ -189,7 +202,7 @@ def candidates(self: Sieve,
               ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
     rows, n = self.rows(keys), len(self.units)
-    largest = torch.empty(len(keys)//GROUP, n, dtype=self.sign, device=keys.device)
+    largest = torch.empty(len(keys)//GROUP, n, dtype=self.sign)
     for k in range(0, len(keys), TILE//4):
         for q in range(0, n, QUERY_TILE):
             some, queries = rows[k:k+TILE//4], self.queries[q:q+QUERY_TILE]
@@ -197,17 +210,17 @@ def candidates(self: Sieve,
             with true_float32(): torch.mm(some, queries.T, out=scores)
             into = largest[k//GROUP:(k+len(some))//GROUP, q:q+QUERY_TILE]
             torch.amax(scores.view(self.sign).unflatten(0, (-1, GROUP)), 1, out=into)
-    group, q, _ = pairs(Batch(None, torch.arange(len(largest), device=keys.device), torch.zeros(len(largest), dtype=torch.long, device=keys.device), []), largest > 0)
-    return q.split(torch.bincount(group, minlength=len(largest)).tolist())
+    at = find_true(largest > 0)
+    return (at % n).split(torch.bincount(at // n, minlength=len(largest)).tolist())
 
 # %% ../nbs/05_cosine_sims.ipynb #c044
 @patch
 def batches(self: Sieve, tile, start):
-    "Batches of those cosines of a tile that may exceed the threshold."
+    "Batches of those cosines of a tile that may exceed the threshold; each is overwritten when the next is asked for."
     tile, parts, n = F.pad(tile, (0, 0, 0, -len(tile)%GROUP), value=torch.nan), [], 0
     def batch():
         q, sizes = torch.cat([q for _, q in parts]), [len(q) for _, q in parts]
-        first = torch.tensor([k for k, _ in parts], device=tile.device).repeat_interleave(torch.tensor(sizes, device=tile.device))
+        first = torch.tensor([k for k, _ in parts]).repeat_interleave(torch.tensor(sizes))
         return Batch(self.cosines[:n], q, first + start, sizes)
     for k, q in zip(range(0, len(tile), GROUP), self.candidates(tile)):
         if not len(q): continue
@@ -229,12 +242,12 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  dtype=None,          # default: bfloat16 where it is fast
                  dims=(29, 61, 93, 125)): # to choose from
     "The sieve that is expected to cost least, or None where it does not pay to have one."
-    dtype, (n, n_embed) = dtype or (torch.bfloat16 if fast_bfloat16(units.device) else torch.float32), units.shape
+    dtype, (n, n_embed) = dtype or (torch.bfloat16 if fast_bfloat16() else torch.float32), units.shape
     best, chosen = SURVIVOR[dtype]*n, None
-    if PROJECTION[dtype]*n_embed*dims[0] > best: return None
-    directions, some = principal(keys).to(units.device), units[::max(1, n//256)]
+    if PROJECTION[dtype]*n_embed*dims[0] > best or not len(keys): return None
+    directions, some = principal(keys), units[::max(1, n//256)]
     starts = torch.linspace(0, max(0, len(keys)-GROUP), 32).long()[:, None]
-    sample = unit(keys[(starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()]).to(units.device)
+    sample = unit(keys[(starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()])
     for d in [d for d in dims if d <= n_embed]:
         through = sum(map(len, Sieve(some, directions[:, :d], threshold, dtype).candidates(sample))) / (32*len(some))
         cost = n*(d + 3 + SURVIVOR[dtype]*through) + PROJECTION[dtype]*n_embed*d
@@ -247,27 +260,101 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             threshold: float,      # the lowest that matters
             dtype=None,            # of the sieve: torch.bfloat16 or torch.float32; default: what this machine does faster
             dims=(29, 61, 93, 125), # of the sieve, to choose from; () for none
-            device='cpu',
+            device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
-    sieve = choose_sieve(units, keys, threshold, dtype, dims) if dims else None
+    sieve = choose_sieve(units, keys, threshold, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         yield from sieve.batches(tile, start) if sieve else all_cosines(units, tile, start)
         progress(len(tile))
 
+# %% ../nbs/05_cosine_sims.ipynb #c052
+if triton:
+    @triton.jit
+    def load(x, i, j, n, m):
+        "Elements of an (n, m) matrix, zeros outside."
+        return tl.load(x + i*m + j, mask=(i < n) & (j < m), other=0.)
+
+    @triton.jit
+    def tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, n_keys, N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+        "Cosines (BQ, BK) of rows given with one over their lengths."
+        dots = tl.zeros((BQ, BK), tl.float32)
+        for d in range(0, N, BD):
+            dim = d + tl.arange(0, BD)
+            dots = tl.dot(load(queries, q[:, None], dim[None, :], n_queries, N), load(keys, k[None, :], dim[:, None], n_keys, N), dots)
+        return dots*load(query_scale, q[:, None], 0, n_queries, 1)*load(key_scale, k[None, :], 0, n_keys, 1)
+
 # %% ../nbs/05_cosine_sims.ipynb #c054
+if triton:
+    @triton.jit
+    def fused(queries, keys, query_scale, key_scale, values, sums, doubtful, n_doubtful, n_queries, n_keys, share, threshold, bound, room,
+              N: tl.constexpr, COLUMNS: tl.constexpr, REST: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+        q, begin = (tl.program_id(0)*BQ + tl.arange(0, BQ)).to(tl.int64), tl.program_id(1)*share
+        end = tl.minimum(begin + share, n_keys)
+        first, rest = tl.arange(0, 64)[None, :], 64 + tl.arange(0, REST)[None, :]
+        low, high = tl.zeros((BQ, 64), tl.float32), tl.zeros((BQ, REST), tl.float32)
+        for start in range(begin, end, BK):
+            k = (start + tl.arange(0, BK)).to(tl.int64)
+            cosines = tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end, N, BQ, BK, BD)
+            inside = (q < n_queries)[:, None] & (k < end)[None, :]
+            sure = inside & (cosines > threshold + bound)
+            low = tl.dot(sure.to(tl.float16), load(values, k[:, None], first, end, COLUMNS), low)
+            high = tl.dot(sure.to(tl.float16), load(values, k[:, None], rest, end, COLUMNS), high)
+            near = inside & (cosines > threshold - bound) & (sure == 0)
+            if tl.sum(near.to(tl.int32)) > 0:
+                at = tl.atomic_add(n_doubtful + tl.zeros((BQ, BK), tl.int32), 1, mask=near)
+                tl.store(doubtful + at, q[:, None]*n_keys + k[None, :], mask=near & (at < room))
+        row = (tl.program_id(1)*n_queries + q)[:, None]*COLUMNS
+        tl.store(sums + row + first, low, mask=(q < n_queries)[:, None] & (first < COLUMNS))
+        tl.store(sums + row + rest, high, mask=(q < n_queries)[:, None] & (rest < COLUMNS))
+
+# %% ../nbs/05_cosine_sims.ipynb #c056
+def best_device(queries, keys) -> str:
+    "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'. Each process of a `torchrun` gets its own."
+    suits = triton and torch.cuda.is_available() and queries.dtype == keys.dtype == torch.bfloat16
+    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if suits else 'cpu'
+
+def launch(queries, keys, columns, threshold, room=2**20):
+    "Counts (n_queries, n_columns) of pairs that are sure, float64, and numbers q·n_keys + k of those that are not."
+    (n_queries, n_embed), (n_keys, n), device = queries.shape, columns.shape, keys.device
+    share = min(65_536, 2**24 // max(1, columns.max().item()))
+    sums = torch.empty(-(-n_keys//share), n_queries, n, device=device)
+    doubtful, n_doubtful = torch.empty(room, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float()) # Triton's interpreter misreads bfloat16
+    fused[triton.cdiv(n_queries, 128), len(sums)](*rows, 1/norms(queries), 1/norms(keys), columns.half(), sums, doubtful, n_doubtful, n_queries, n_keys, share,
+        threshold, 2*error_bound(n_embed), room, N=n_embed, COLUMNS=n, REST=max(16, triton.next_power_of_2(max(1, n-64))), BQ=128, BK=64, BD=64, num_warps=8)
+    if n_doubtful > room: return launch(queries, keys, columns, threshold, n_doubtful.item())
+    return sums.sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
+
+# %% ../nbs/05_cosine_sims.ipynb #c057
+def count_fused(queries, keys, values: Values, threshold: float, device='cuda') -> torch.Tensor: # (n_queries, vocab_size+1) int64
+    "Counts at one threshold on an accelerator, a million keys at a time."
+    if triton is None: raise UserError("counting on a GPU needs Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere")
+    if not queries.dtype == keys.dtype == torch.bfloat16: raise UserError("counting on a GPU needs rows in bfloat16; device 'cpu' takes others")
+    queries, total = queries.to(device).contiguous(), 0
+    for some, counts in zip(keys.split(2**20), values.counts.split(2**20)):
+        some, counts = some.to(device).contiguous(), counts.to(device)
+        digits = 1 + int(math.log(max(1, counts.max().item()), 1024))
+        sums, doubtful = launch(queries, some, torch.cat([counts // 1024**i % 1024 for i in range(digits)], 1), threshold)
+        sums = sum(1024**i * digit for i, digit in enumerate(sums.chunk(digits, 1)))
+        q, k = doubtful // len(some), doubtful % len(some)
+        passed = torch.cat([cosine(queries[a], some[b]) > threshold for a, b in zip(q.split(2**18), k.split(2**18))])
+        total = total + sums.index_add_(0, q[passed], counts[k[passed]].double()).long().cpu()
+    return total
+
+# %% ../nbs/05_cosine_sims.ipynb #c063
 def levels(cosines: torch.Tensor,    # (n,)
            thresholds: torch.Tensor, # (n_thresholds,) ascending, float64
           ) -> torch.Tensor:         # (n,) int64
     "How many of the thresholds each similarity exceeds, strictly."
     return torch.searchsorted(thresholds, cosines.double())
 
-def matches(batches, queries, keys, thresholds):
+def matches(found, queries, keys, thresholds):
     "Yield `(q, k, level)` of the pairs in some batches that exceed at least the lowest of the thresholds, which ascend."
     bound = error_bound(keys.shape[1])
-    for batch in batches:
+    for batch in found:
         q, k, at = (x.cpu() for x in pairs(batch, batch.cosines > thresholds[0].item()-bound))
         rough = batch.cosines.view(-1).cpu()[at].double()
         level = levels(rough-bound, thresholds)
@@ -276,32 +363,24 @@ def matches(batches, queries, keys, thresholds):
         passed = level > 0
         yield q[passed], k[passed], level[passed]
 
-# %% ../nbs/05_cosine_sims.ipynb #c059
-@patch(as_prop=True)
-def begin(self: Values):
-    "Where each key's entries begin in the list of those that are not zero."
-    if not hasattr(self, '_begin'):
-        row, self.column = self.counts.nonzero().unbind(1)
-        self.count = self.counts[row, self.column].long()
-        self._begin = F.pad(torch.bincount(row, minlength=self.n).cumsum(0), (1, 0))
-    return self._begin
-
+# %% ../nbs/05_cosine_sims.ipynb #c068
 @patch
 def expand(self: Values, k): # (n,) keys → positions in k, columns and counts of all their entries
-    n = self.begin[k+1] - self.begin[k]
+    begin, column, count = self.sparse
+    n = begin[k+1] - begin[k]
     pair = torch.arange(len(k)).repeat_interleave(n)
-    entry = torch.arange(len(pair)) - (n.cumsum(0)-n)[pair] + self.begin[k][pair]
-    return pair, self.column[entry], self.count[entry]
+    entry = torch.arange(len(pair)) - (n.cumsum(0)-n)[pair] + begin[k][pair]
+    return pair, column[entry], count[entry]
 
-def count_levels(batches, queries, keys, values: Values, thresholds) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
+def count_levels(found, queries, keys, values: Values, thresholds) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
     "Counts at ascending thresholds, pair by pair."
     counts = torch.zeros(len(thresholds), len(queries), values.counts.shape[1], dtype=torch.long)
-    for q, k, level in matches(batches, queries, keys, thresholds):
+    for q, k, level in matches(found, queries, keys, thresholds):
         pair, column, count = values.expand(k)
         counts.view(-1).index_add_(0, (((level-1)*len(queries) + q)*counts.shape[2])[pair] + column, count)
     return counts.flip(0).cumsum(0).flip(0) # a pair counts at every threshold it exceeds
 
-# %% ../nbs/05_cosine_sims.ipynb #c062
+# %% ../nbs/05_cosine_sims.ipynb #c071
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     t = torch.as_tensor(thresholds, dtype=torch.float64)
@@ -309,44 +388,52 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
     if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c065
+# %% ../nbs/05_cosine_sims.ipynb #c074
 def take_out(counts, queries, keys, values: Values, thresholds, exclude):
     "Subtract, at each threshold that they exceed, the pairs of query `q` and key `exclude[q]`."
     q = ((exclude >= 0) & (exclude < len(keys))).nonzero().squeeze(1)
-    cosines = cosine(queries[q], keys[exclude[q]])
+    cosines = cosine(queries[q], keys[exclude[q]]).cpu()
     for c, t in zip(counts, thresholds): c[q[cosines > t]] -= values.counts[exclude[q[cosines > t]]]
 
-def block_counts(queries, keys, values: Values, thresholds, exclude=None, **kwargs):
+def block_counts(queries, keys, values: Values, thresholds, exclude=None, device='cpu', progress=lambda n: None, **kwargs):
     "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)` of one block."
     thresholds, order = thresholds.sort()
-    count, t = (count_one, thresholds.item()) if len(thresholds) == 1 else (count_levels, thresholds)
-    counts = count(batches(queries, keys, thresholds[0].item(), **kwargs), queries, keys, values, t)
+    if torch.device(device).type == 'cuda':
+        counts = torch.stack([count_fused(queries, keys, values, t, device) for t in thresholds.tolist()])
+        progress(len(keys))
+    else:
+        count, t = (count_one, thresholds.item()) if len(thresholds) == 1 else (count_levels, thresholds)
+        counts = count(batches(queries, keys, thresholds[0].item(), progress=progress, **kwargs), queries, keys, values, t)
     if exclude is not None: take_out(counts, queries, keys, values, thresholds, exclude)
     counts = counts[order.argsort()]
     return counts[..., :-1], counts[..., -1]
 
-# %% ../nbs/05_cosine_sims.ipynb #c067
+# %% ../nbs/05_cosine_sims.ipynb #c076
+@torch.autocast('cpu', enabled=False)
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values: torch.Tensor,  # (n_keys, vocab_size), whole numbers
                         thresholds,            # (n_layer,) or (n_layer, n_thresholds)
                         exclude=None,          # (n_queries,) the key that each query must not match, -1 for none
                         progress=False,        # show a progress bar; or a function that is told how many keys are done
-                        **kwargs,              # `dtype`, `dims`, `device` of `batches`
+                        device=None,           # 'cpu' or 'cuda'; default: CUDA where there is one
+                        **kwargs,              # `dtype`, `dims` of `batches`, on the CPU
                        ) -> tuple: # counts, n_matches
     """Sum the values of all keys whose cosine with the query exceeds the block's threshold.
 
     Counts are `(n_layer, n_queries, vocab_size)` int64, n_matches `(n_layer, n_queries)`; with several thresholds a block,
     `(n_layer, n_thresholds, …)`. Exact: the result of `threshold_attention_loop`, whatever the sieve, the threads and the order of keys."""
     several, thresholds = torch.as_tensor(thresholds).dim() == 2, check_thresholds(thresholds, len(keys))
+    if not len(values) == keys.shape[1]: raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
     exclude, values = None if exclude is None else torch.as_tensor(exclude), Values(values)
+    device = device or best_device(queries, keys)
     with tqdm(total=keys.shape[0]*keys.shape[1], unit='keys', unit_scale=True, disable=progress is not True) as bar:
         step = progress if callable(progress) else bar.update
-        blocks = [block_counts(q, k, values, t, exclude, progress=step, **kwargs) for q, k, t in zip(queries, keys, thresholds)]
+        blocks = [block_counts(q, k, values, t, exclude, device, step, **kwargs) for q, k, t in zip(queries, keys, thresholds)]
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c076
+# %% ../nbs/05_cosine_sims.ipynb #c085
 @contextmanager
 def watched(group):
     "Watch the other processes of a gloo group; gives a function that raises a `UserError` once one of them is gone."
@@ -366,10 +453,10 @@ def watched(group):
     for t in threads: t.join()
     check()
 
-# %% ../nbs/05_cosine_sims.ipynb #c077
+# %% ../nbs/05_cosine_sims.ipynb #c086
 def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> tuple: # counts, n_matches
     "`threshold_attention` with the keys divided among the processes of a `torchrun`; each gets the whole answer."
-    group, n = dist.new_group(backend='gloo'), keys.shape[1]
+    group, n = dist.new_group(backend='gloo', timeout=timedelta(days=365)), keys.shape[1] # waiting for a long share is no fault
     begin, end = (n*r//dist.get_world_size() for r in (dist.get_rank(), dist.get_rank()+1))
     if exclude is not None: exclude = torch.as_tensor(exclude) - begin # a key of another share has a number that is none here
     with watched(group) as check:
@@ -377,7 +464,8 @@ def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, 
     for x in found: dist.all_reduce(x, group=group)
     return found
 
-# %% ../nbs/05_cosine_sims.ipynb #c090
+# %% ../nbs/05_cosine_sims.ipynb #c099
+@torch.autocast('cpu', enabled=False)
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,

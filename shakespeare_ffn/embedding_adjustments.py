@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .data import load_corpus, prompt_ids, record, reference, scale, stamp
+from .data import load_corpus, prompt_ids, record, reference, scale, stamp, took
 from .hooks import PARTS, capture, hooked, run_from
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import COLOURS, hellinger

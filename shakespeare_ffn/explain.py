@@ -19,7 +19,7 @@ from fastcore.basics import patch
 
 from .corpus_keys import corpus_index
 from .cosine_sims import similar, threshold_attention
-from .data import Corpus, Parser, UserError, command, device, load_corpus, scale, stamp
+from .data import Corpus, Parser, UserError, command, device, load_corpus, scale, stamp, took
 from .model import Transformer, check_prompt, load_model, next_char_probs
 from .similar_space import Approximation, article_approximation, tuned_approximation, unigram
 from .text_analysis import COLOURS, hellinger, next_counts, normalise, plot_next, show_char, top_tokens

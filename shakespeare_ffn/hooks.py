@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from .data import stamp
+from .data import stamp, took
 from .model import Transformer, load_model
 
 # %% ../nbs/03_hooks.ipynb #c005

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save
 from tqdm.std import tqdm
 
-from .data import UserError, cache_dir, load_corpus, record, reference, scale, stamp, write_atomically
+from .data import UserError, cache_dir, load_corpus, record, reference, scale, stamp, took, write_atomically
 from .hooks import run_from
 from .model import Transformer, load_model
 from .text_analysis import COLOURS, show_char

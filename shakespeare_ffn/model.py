@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
-from .data import WEIGHTS, CharTokenizer, UserError, read_file, reference, stamp, write_atomically
+from .data import WEIGHTS, CharTokenizer, UserError, read_file, reference, stamp, took, write_atomically
 
 # %% ../nbs/01_model.ipynb #c011
 class Dropout(nn.Module):

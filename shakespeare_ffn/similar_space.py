@@ -18,7 +18,7 @@ from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import Values, block_counts, check_thresholds, threshold_attention
-from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_file, record, reference, scale, stamp, write_atomically
+from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_file, record, reference, scale, stamp, took, write_atomically
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import BLOCK_COLOURS, COLOURS, hellinger, next_counts, normalise, show_char, top_tokens
 

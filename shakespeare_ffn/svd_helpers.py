@@ -9,7 +9,7 @@ __all__ = ['orient', 'subspaces', 'projection_matrix', 'projection_cosine']
 import torch
 import torch.nn.functional as F
 
-from .data import UserError, record, reference, scale, stamp
+from .data import UserError, record, reference, scale, stamp, took
 from .hooks import run_from
 from .learned_embeddings import beginnings, stage_embeddings
 from .model import load_model

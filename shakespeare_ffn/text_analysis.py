@@ -11,7 +11,7 @@ import torch
 
 from .corpus_keys import corpus_index
 from .cosine_sims import similar, threshold_attention
-from .data import CharTokenizer, Substrings, load_corpus, reference, scale, stamp
+from .data import CharTokenizer, Substrings, load_corpus, reference, scale, stamp, took
 from .model import check_prompt, load_model, next_char_probs
 
 # %% ../nbs/06_text_analysis.ipynb #c007

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, record, reference, scale, stamp, write_atomically
+from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, record, reference, scale, stamp, took, write_atomically
 from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
 
 # %% ../nbs/02_training.ipynb #c006

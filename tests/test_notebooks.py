@@ -92,7 +92,7 @@ def full_run():
 def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb, full_run):
     assert stamps('\n'.join(output_texts(nb))) == full_run
 
-@pytest.mark.parametrize('path', [*sorted((ROOT/'results').glob('*.md')), ROOT/'results'/'summary.json'], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [*sorted((ROOT/'results').glob('*.md')), *sorted((ROOT/'results').glob('*.json'))], ids=lambda p: p.stem)
 def test_results_are_of_a_full_run_with_the_shipped_weights(path, full_run):
     assert stamps(path.read_text()) == full_run
 

@@ -1,5 +1,6 @@
 "Threshold attention is its specification, whatever it is given."
-import os, socket, time
+import os, socket, subprocess, sys, time
+from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.cosine_sims import Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
@@ -75,7 +76,7 @@ if sys.argv[2] >= '0' and os.environ['RANK'] != sys.argv[2]: # the others have m
         for _ in range(600): time.sleep(.1); progress(0)
         return real(*args, **kwargs)
     import time; cosine_sims.batches = batches
-try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude)
+try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude, device='cpu')
 except cosine_sims.UserError as e: print(e, flush=True); os._exit(2)
 assert all(map(torch.equal, found, expected))
 dist.destroy_process_group()
@@ -109,3 +110,12 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies):
         out, err = p.communicate(timeout=20)
         assert p.returncode == 2 and out.startswith(f'process {dies} of 3 ended before its share was done'), (out, err)
     assert time.monotonic() - died < 15
+
+def test_the_tool_for_several_processes(tmp_path):
+    tool = Path(__file__).resolve().parents[1]/'tools'/'shared_counts.py'
+    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool], capture_output=True, text=True, timeout=200)
+               for n in (1, 2)]
+    for n, done in enumerate(answers, 1): assert done.returncode == 0 and f'by {n} processes' in done.stdout, done.stderr
+    assert len({done.stdout.strip().rsplit(maxsplit=1)[1] for done in answers}) == 1 # the same distance
+    alone = subprocess.run([sys.executable, tool], capture_output=True, text=True)
+    assert alone.returncode == 2 and 'start it with torchrun' in alone.stderr and 'Traceback' not in alone.stderr
