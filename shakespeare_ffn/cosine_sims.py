@@ -22,9 +22,6 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-try: import triton, triton.language as tl # PyTorch's CUDA builds bring it
-except ImportError: triton = None
-
 from .corpus_keys import corpus_index, fast_bfloat16
 from .data import UserError, load_corpus, prompt_ids, scale, stamp, took
 from .model import load_model
@@ -134,6 +131,7 @@ class Values:
         row, column = self.counts.nonzero().unbind(1)
         return F.pad(torch.bincount(row, minlength=self.n).cumsum(0), (1, 0)), column, self.counts[row, column].long()
 
+# %% ../nbs/05_cosine_sims.ipynb #c033
 def count_one(found, queries, keys, values: Values, threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
     bound, counts = error_bound(keys.shape[1]), torch.zeros(len(queries), values.counts.shape[1], dtype=torch.float64)
@@ -147,7 +145,7 @@ def count_one(found, queries, keys, values: Values, threshold: float) -> torch.T
         counts.index_add_(0, q[passed], values.counts[k[passed]].double())
     return counts[None].long()
 
-# %% ../nbs/05_cosine_sims.ipynb #c033
+# %% ../nbs/05_cosine_sims.ipynb #c036
 def principal(keys: torch.Tensor, # (n_keys, n_embed)
               n=20_000,           # rows to look at
              ) -> torch.Tensor:   # (n_embed, n_embed) float32, one direction a column, the one that holds most first
@@ -155,7 +153,7 @@ def principal(keys: torch.Tensor, # (n_keys, n_embed)
     rows = unit(keys[::max(1, len(keys)//n)])
     with true_float32(): return torch.linalg.eigh((rows.T @ rows).double())[1].flip(1).float()
 
-# %% ../nbs/05_cosine_sims.ipynb #c036
+# %% ../nbs/05_cosine_sims.ipynb #c039
 GROUP = 64 # neighbouring keys that are dismissed together
 
 def round_up(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -173,7 +171,7 @@ def shorten(units: torch.Tensor,      # (n, n_embed)
     short = p.to(dtype)
     return short, (1 + slack - p.square().sum(1)).clamp_min(0).sqrt(), 1.01*(p - short.float()).norm(dim=1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c038
+# %% ../nbs/05_cosine_sims.ipynb #c041
 class Sieve:
     "Finds, for groups of 64 neighbouring keys, the queries that may exceed a threshold with one of them."
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
@@ -195,7 +193,7 @@ class Sieve:
         high = above.to(self.dtype) # two numbers, for one of a short format is not near enough
         return torch.cat([p, *(x[:, None] for x in (round_up(rest, self.dtype), high, round_up(above - high.float(), self.dtype)))], 1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c040
+# %% ../nbs/05_cosine_sims.ipynb #c043
 @patch
 def candidates(self: Sieve,
                keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
@@ -213,7 +211,7 @@ def candidates(self: Sieve,
     at = find_true(largest > 0)
     return (at % n).split(torch.bincount(at // n, minlength=len(largest)).tolist())
 
-# %% ../nbs/05_cosine_sims.ipynb #c044
+# %% ../nbs/05_cosine_sims.ipynb #c047
 @patch
 def batches(self: Sieve, tile, start):
     "Batches of those cosines of a tile that may exceed the threshold; each is overwritten when the next is asked for."
@@ -232,7 +230,7 @@ def batches(self: Sieve, tile, start):
         parts.append((k, q)); n += len(q)
     if parts: yield batch()
 
-# %% ../nbs/05_cosine_sims.ipynb #c046
+# %% ../nbs/05_cosine_sims.ipynb #c049
 SURVIVOR = {torch.bfloat16: 4000, torch.float32: 1000} # cost of a pair that is let through, in multiplications of the sieve
 PROJECTION = {torch.bfloat16: 5, torch.float32: 1}     # cost of a float32 multiplication, likewise
 
@@ -254,7 +252,7 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
         if cost < best: best, chosen = cost, d
     return chosen and Sieve(units, directions[:, :chosen], threshold, dtype)
 
-# %% ../nbs/05_cosine_sims.ipynb #c049
+# %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold: float,      # the lowest that matters
@@ -270,7 +268,11 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
         yield from sieve.batches(tile, start) if sieve else all_cosines(units, tile, start)
         progress(len(tile))
 
-# %% ../nbs/05_cosine_sims.ipynb #c052
+# %% ../nbs/05_cosine_sims.ipynb #c055
+try: import triton, triton.language as tl # PyTorch's CUDA builds bring it
+except ImportError: triton = None
+
+# %% ../nbs/05_cosine_sims.ipynb #c057
 if triton:
     @triton.jit
     def load(x, i, j, n, m):
@@ -286,7 +288,7 @@ if triton:
             dots = tl.dot(load(queries, q[:, None], dim[None, :], n_queries, N), load(keys, k[None, :], dim[:, None], n_keys, N), dots)
         return dots*load(query_scale, q[:, None], 0, n_queries, 1)*load(key_scale, k[None, :], 0, n_keys, 1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c054
+# %% ../nbs/05_cosine_sims.ipynb #c059
 if triton:
     @triton.jit
     def fused(queries, keys, query_scale, key_scale, values, sums, doubtful, n_doubtful, n_queries, n_keys, share, threshold, bound, room,
@@ -310,7 +312,7 @@ if triton:
         tl.store(sums + row + first, low, mask=(q < n_queries)[:, None] & (first < COLUMNS))
         tl.store(sums + row + rest, high, mask=(q < n_queries)[:, None] & (rest < COLUMNS))
 
-# %% ../nbs/05_cosine_sims.ipynb #c056
+# %% ../nbs/05_cosine_sims.ipynb #c061
 def best_device(queries, keys) -> str:
     "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'. Each process of a `torchrun` gets its own."
     suits = triton and torch.cuda.is_available() and queries.dtype == keys.dtype == torch.bfloat16
@@ -328,7 +330,7 @@ def launch(queries, keys, columns, threshold, room=2**20):
     if n_doubtful > room: return launch(queries, keys, columns, threshold, n_doubtful.item())
     return sums.sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
 
-# %% ../nbs/05_cosine_sims.ipynb #c057
+# %% ../nbs/05_cosine_sims.ipynb #c063
 def count_fused(queries, keys, values: Values, threshold: float, device='cuda') -> torch.Tensor: # (n_queries, vocab_size+1) int64
     "Counts at one threshold on an accelerator, a million keys at a time."
     if triton is None: raise UserError("counting on a GPU needs Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere")
@@ -344,7 +346,7 @@ def count_fused(queries, keys, values: Values, threshold: float, device='cuda') 
         total = total + sums.index_add_(0, q[passed], counts[k[passed]].double()).long().cpu()
     return total
 
-# %% ../nbs/05_cosine_sims.ipynb #c063
+# %% ../nbs/05_cosine_sims.ipynb #c069
 def levels(cosines: torch.Tensor,    # (n,)
            thresholds: torch.Tensor, # (n_thresholds,) ascending, float64
           ) -> torch.Tensor:         # (n,) int64
@@ -363,7 +365,7 @@ def matches(found, queries, keys, thresholds):
         passed = level > 0
         yield q[passed], k[passed], level[passed]
 
-# %% ../nbs/05_cosine_sims.ipynb #c068
+# %% ../nbs/05_cosine_sims.ipynb #c074
 @patch
 def expand(self: Values, k): # (n,) keys → positions in k, columns and counts of all their entries
     begin, column, count = self.sparse
@@ -380,7 +382,7 @@ def count_levels(found, queries, keys, values: Values, thresholds) -> torch.Tens
         counts.view(-1).index_add_(0, (((level-1)*len(queries) + q)*counts.shape[2])[pair] + column, count)
     return counts.flip(0).cumsum(0).flip(0) # a pair counts at every threshold it exceeds
 
-# %% ../nbs/05_cosine_sims.ipynb #c071
+# %% ../nbs/05_cosine_sims.ipynb #c077
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     t = torch.as_tensor(thresholds, dtype=torch.float64)
@@ -388,7 +390,7 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
     if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c074
+# %% ../nbs/05_cosine_sims.ipynb #c080
 def take_out(counts, queries, keys, values: Values, thresholds, exclude):
     "Subtract, at each threshold that they exceed, the pairs of query `q` and key `exclude[q]`."
     q = ((exclude >= 0) & (exclude < len(keys))).nonzero().squeeze(1)
@@ -408,7 +410,7 @@ def block_counts(queries, keys, values: Values, thresholds, exclude=None, device
     counts = counts[order.argsort()]
     return counts[..., :-1], counts[..., -1]
 
-# %% ../nbs/05_cosine_sims.ipynb #c076
+# %% ../nbs/05_cosine_sims.ipynb #c082
 @torch.autocast('cpu', enabled=False)
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
@@ -433,7 +435,7 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c085
+# %% ../nbs/05_cosine_sims.ipynb #c091
 @contextmanager
 def watched(group):
     "Watch the other processes of a gloo group; gives a function that raises a `UserError` once one of them is gone."
@@ -453,7 +455,7 @@ def watched(group):
     for t in threads: t.join()
     check()
 
-# %% ../nbs/05_cosine_sims.ipynb #c086
+# %% ../nbs/05_cosine_sims.ipynb #c093
 def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> tuple: # counts, n_matches
     "`threshold_attention` with the keys divided among the processes of a `torchrun`; each gets the whole answer."
     group, n = dist.new_group(backend='gloo', timeout=timedelta(days=365)), keys.shape[1] # waiting for a long share is no fault
@@ -464,7 +466,7 @@ def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, 
     for x in found: dist.all_reduce(x, group=group)
     return found
 
-# %% ../nbs/05_cosine_sims.ipynb #c099
+# %% ../nbs/05_cosine_sims.ipynb #c106
 @torch.autocast('cpu', enabled=False)
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
