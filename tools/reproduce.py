@@ -45,7 +45,7 @@ def run(path: Path) -> float: # seconds
         except CellExecutionError as e: raise UserError(f'{path.name} failed and is left as it was; what finished before is kept:\n{e}') from e
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
-    write_atomically(path, (json.dumps(nb, ensure_ascii=False, indent=1, sort_keys=True) + '\n').encode())
+    write_atomically(path, (nbformat.writes(nb) + '\n').encode()) # a line of a cell on a line of its own, as Jupyter does
     return time.perf_counter() - start
 
 def rows(path: Path) -> list:
