@@ -238,9 +238,10 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
                  threshold: float,
                  dtype=None,          # default: bfloat16 where it is fast
-                 dims=(29, 61, 93, 125)): # to choose from
+                 dims=(29, 61, 93, 125)): # to choose from; a single one is taken unasked
     "The sieve that is expected to cost least, or None where it does not pay to have one."
     dtype, (n, n_embed) = dtype or (torch.bfloat16 if fast_bfloat16() else torch.float32), units.shape
+    if len(dims) == 1: return Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype)
     best, chosen = SURVIVOR[dtype]*n, None
     if PROJECTION[dtype]*n_embed*dims[0] > best or not len(keys): return None
     directions, some = principal(keys), units[::max(1, n//256)]
@@ -257,7 +258,7 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold: float,      # the lowest that matters
             dtype=None,            # of the sieve: torch.bfloat16 or torch.float32; default: what this machine does faster
-            dims=(29, 61, 93, 125), # of the sieve, to choose from; () for none
+            dims=(29, 61, 93, 125), # of the sieve, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
@@ -268,11 +269,11 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
         yield from sieve.batches(tile, start) if sieve else all_cosines(units, tile, start)
         progress(len(tile))
 
-# %% ../nbs/05_cosine_sims.ipynb #c055
+# %% ../nbs/05_cosine_sims.ipynb #c057
 try: import triton, triton.language as tl # PyTorch's CUDA builds bring it
 except ImportError: triton = None
 
-# %% ../nbs/05_cosine_sims.ipynb #c057
+# %% ../nbs/05_cosine_sims.ipynb #c059
 if triton:
     @triton.jit
     def load(x, i, j, n, m):
@@ -288,7 +289,7 @@ if triton:
             dots = tl.dot(load(queries, q[:, None], dim[None, :], n_queries, N), load(keys, k[None, :], dim[:, None], n_keys, N), dots)
         return dots*load(query_scale, q[:, None], 0, n_queries, 1)*load(key_scale, k[None, :], 0, n_keys, 1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c059
+# %% ../nbs/05_cosine_sims.ipynb #c061
 if triton:
     @triton.jit
     def fused(queries, keys, query_scale, key_scale, values, sums, doubtful, n_doubtful, n_queries, n_keys, share, threshold, bound, room,
@@ -312,7 +313,7 @@ if triton:
         tl.store(sums + row + first, low, mask=(q < n_queries)[:, None] & (first < COLUMNS))
         tl.store(sums + row + rest, high, mask=(q < n_queries)[:, None] & (rest < COLUMNS))
 
-# %% ../nbs/05_cosine_sims.ipynb #c061
+# %% ../nbs/05_cosine_sims.ipynb #c063
 def best_device(queries, keys) -> str:
     "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'. Each process of a `torchrun` gets its own."
     suits = triton and torch.cuda.is_available() and queries.dtype == keys.dtype == torch.bfloat16
@@ -330,7 +331,7 @@ def launch(queries, keys, columns, threshold, room=2**20):
     if n_doubtful > room: return launch(queries, keys, columns, threshold, n_doubtful.item())
     return sums.sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
 
-# %% ../nbs/05_cosine_sims.ipynb #c063
+# %% ../nbs/05_cosine_sims.ipynb #c065
 def count_fused(queries, keys, values: Values, threshold: float, device='cuda') -> torch.Tensor: # (n_queries, vocab_size+1) int64
     "Counts at one threshold on an accelerator, a million keys at a time."
     if triton is None: raise UserError("counting on a GPU needs Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere")
@@ -346,7 +347,7 @@ def count_fused(queries, keys, values: Values, threshold: float, device='cuda') 
         total = total + sums.index_add_(0, q[passed], counts[k[passed]].double()).long().cpu()
     return total
 
-# %% ../nbs/05_cosine_sims.ipynb #c069
+# %% ../nbs/05_cosine_sims.ipynb #c071
 def levels(cosines: torch.Tensor,    # (n,)
            thresholds: torch.Tensor, # (n_thresholds,) ascending, float64
           ) -> torch.Tensor:         # (n,) int64
@@ -365,7 +366,7 @@ def matches(found, queries, keys, thresholds):
         passed = level > 0
         yield q[passed], k[passed], level[passed]
 
-# %% ../nbs/05_cosine_sims.ipynb #c074
+# %% ../nbs/05_cosine_sims.ipynb #c076
 @patch
 def expand(self: Values, k): # (n,) keys → positions in k, columns and counts of all their entries
     begin, column, count = self.sparse
@@ -382,7 +383,7 @@ def count_levels(found, queries, keys, values: Values, thresholds) -> torch.Tens
         counts.view(-1).index_add_(0, (((level-1)*len(queries) + q)*counts.shape[2])[pair] + column, count)
     return counts.flip(0).cumsum(0).flip(0) # a pair counts at every threshold it exceeds
 
-# %% ../nbs/05_cosine_sims.ipynb #c077
+# %% ../nbs/05_cosine_sims.ipynb #c079
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     t = torch.as_tensor(thresholds, dtype=torch.float64)
@@ -390,7 +391,7 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
     if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c080
+# %% ../nbs/05_cosine_sims.ipynb #c082
 def take_out(counts, queries, keys, values: Values, thresholds, exclude):
     "Subtract, at each threshold that they exceed, the pairs of query `q` and key `exclude[q]`."
     q = ((exclude >= 0) & (exclude < len(keys))).nonzero().squeeze(1)
@@ -410,7 +411,7 @@ def block_counts(queries, keys, values: Values, thresholds, exclude=None, device
     counts = counts[order.argsort()]
     return counts[..., :-1], counts[..., -1]
 
-# %% ../nbs/05_cosine_sims.ipynb #c082
+# %% ../nbs/05_cosine_sims.ipynb #c084
 @torch.autocast('cpu', enabled=False)
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
@@ -435,7 +436,7 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
-# %% ../nbs/05_cosine_sims.ipynb #c091
+# %% ../nbs/05_cosine_sims.ipynb #c093
 @contextmanager
 def watched(group):
     "Watch the other processes of a gloo group; gives a function that raises a `UserError` once one of them is gone."
@@ -455,7 +456,7 @@ def watched(group):
     for t in threads: t.join()
     check()
 
-# %% ../nbs/05_cosine_sims.ipynb #c093
+# %% ../nbs/05_cosine_sims.ipynb #c095
 def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> tuple: # counts, n_matches
     "`threshold_attention` with the keys divided among the processes of a `torchrun`; each gets the whole answer."
     group, n = dist.new_group(backend='gloo', timeout=timedelta(days=365)), keys.shape[1] # waiting for a long share is no fault
@@ -466,7 +467,7 @@ def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, 
     for x in found: dist.all_reduce(x, group=group)
     return found
 
-# %% ../nbs/05_cosine_sims.ipynb #c106
+# %% ../nbs/05_cosine_sims.ipynb #c108
 @torch.autocast('cpu', enabled=False)
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block

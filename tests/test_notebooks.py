@@ -52,6 +52,11 @@ def test_no_absolute_paths(nb):
     texts = [*(c.source for c in nb.cells), *output_texts(nb)]
     assert [m[0] for t in texts for m in re.finditer(r'(?<![\w.])/(?:work|tmp|root|home)\b.{,60}', t)] == []
 
+@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+def test_stored_as_jupyter_does(path): # a line of a cell on a line of its own, or a change of one word is a change of the cell
+    text = path.read_text(encoding='utf-8')
+    assert text == nbformat.writes(nbformat.reads(text, as_version=4)) + '\n'
+
 @each
 def test_ran_in_order(nb):
     counts = [c.execution_count for c in code_cells(nb) if c.execution_count] # none once cleaned
