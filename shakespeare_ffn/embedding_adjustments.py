@@ -13,7 +13,7 @@ import torch
 from .data import load_corpus, prompt_ids, record, reference, scale, stamp, took
 from .hooks import PARTS, capture, hooked, run_from
 from .model import Transformer, load_model, next_char_probs
-from .text_analysis import COLOURS, hellinger
+from .text_analysis import PART_COLOURS, hellinger
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c006
 @torch.no_grad()
