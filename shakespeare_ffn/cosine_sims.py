@@ -10,7 +10,7 @@ __all__ = ['TILE', 'QUERY_TILE', 'GROUP', 'SURVIVOR', 'PROJECTION', 'sum_in_orde
            'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
-import math, os, threading
+import math, threading
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -23,7 +23,7 @@ from fastcore.basics import patch
 from tqdm.std import tqdm
 
 from .corpus_keys import corpus_index, fast_bfloat16
-from .data import UserError, load_corpus, prompt_ids, scale, stamp, took
+from .data import UserError, accelerator, load_corpus, prompt_ids, scale, stamp, took
 from .model import load_model
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
@@ -315,9 +315,8 @@ if triton:
 
 # %% ../nbs/05_cosine_sims.ipynb #c063
 def best_device(queries, keys) -> str:
-    "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'. Each process of a `torchrun` gets its own."
-    suits = triton and torch.cuda.is_available() and queries.dtype == keys.dtype == torch.bfloat16
-    return f"cuda:{int(os.environ.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}" if suits else 'cpu'
+    "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'."
+    return accelerator() if triton and queries.dtype == keys.dtype == torch.bfloat16 else 'cpu'
 
 def launch(queries, keys, columns, threshold, room=2**20):
     "Counts (n_queries, n_columns) of pairs that are sure, float64, and numbers q·n_keys + k of those that are not."

@@ -8,6 +8,7 @@ __all__ = ['token_losses', 'Learned', 'beginnings', 'Learner', 'write_state', 'l
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, time
+from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save
 from tqdm.std import tqdm
 
-from .data import UserError, cache_dir, load_corpus, record, reference, scale, stamp, took, write_atomically
+from .data import UserError, accelerator, cache_dir, load_corpus, record, reference, scale, stamp, took, write_atomically
 from .hooks import run_from
 from .model import Transformer, load_model
 from .text_analysis import COLOURS, show_char
@@ -151,21 +152,22 @@ def check_request(model, block, tokens, n, speed) -> torch.Tensor: # (n_tokens,)
 def stage_embeddings(model: Transformer,
                      block: int,      # before which they enter; n_layer: after all blocks
                      tokens=None,     # default: all
-                     n=None,          # embeddings a token; default: 100, on a CPU 20 before block 4 (smoke: 4)
+                     n=None,          # embeddings a token; default: 100, without a GPU 20 before block 4 (smoke: 4)
                      speed=None,      # default: 1, the article's, after all blocks, 30 earlier (smoke: 50, 100)
                      progress=True) -> Learned:
-    "Learned embeddings of a stage, from the user's cache or learnt now; can be stopped and taken up."
-    full, last, device = scale() == 'full', block == len(model.blocks), model.lm_head.weight.device
-    n = n or ((20 if device.type == 'cpu' and block < 4 else 100) if full else 4)
+    "Learned embeddings of a stage, from the user's cache or learnt now, on a GPU where there is one; can be stopped and taken up."
+    full, last, device = scale() == 'full', block == len(model.blocks), accelerator()
+    n = n or ((20 if device == 'cpu' and block < 4 else 100) if full else 4)
     speed = speed or ((1 if last else 30) if full else 50 if last else 100)
     which = 'all' if tokens is None else '-'.join(map(str, tokens))
     path = cache_dir()/'embeddings'/f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}.safetensors'
     checkpoint = path.with_suffix('.checkpoint')
     if not path.exists():
-        found = learn_embeddings(model, block, tokens, n, speed, 50_000 if full else 20_000, checkpoint=checkpoint, progress=progress)
-        write_atomically(path, save({k: v.contiguous() for k, v in found._asdict().items()}))
+        there = deepcopy(model).to(device)
+        found = learn_embeddings(there, block, tokens, n, speed, 50_000 if full else 20_000, checkpoint=checkpoint, progress=progress)
+        write_atomically(path, save({k: v.cpu().contiguous() for k, v in found._asdict().items()}))
         checkpoint.unlink(missing_ok=True)
-    return Learned(*(load_file(path, device=str(device))[name] for name in Learned._fields))
+    return Learned(*(load_file(path, device=str(model.lm_head.weight.device))[name] for name in Learned._fields))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c041
 def geometry(embeddings: torch.Tensor, # (n, n_embed)

@@ -31,7 +31,7 @@ class Dropout(nn.Module):
         if not self.training or self.n_zero == 0: return x
         bytes_ = torch.empty((x.numel()+7)//8, dtype=torch.long, device=x.device).random_(-2**63, None).view(torch.uint8)
         keep = (bytes_[:x.numel()] >= self.n_zero).view(x.shape)
-        return x*(keep.to(x.dtype)*(256/(256-self.n_zero)))
+        return x*keep.view(torch.uint8).to(x.dtype).mul_(256/(256-self.n_zero)) # bytes convert ten times as fast as booleans
 
 # %% ../nbs/01_model.ipynb #c014
 class SelfAttention(nn.Module):
@@ -51,9 +51,9 @@ class SelfAttention(nn.Module):
 
 def causal_weights(q, k): # each (…, time, head_size) → (…, time, time)
     "Attention weights, summing to one over the positions up to each."
-    future = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
-    scores = (q @ k.transpose(-2, -1)) * q.shape[-1]**-.5
-    return scores.masked_fill(future, -torch.inf).softmax(-1).to(q.dtype)
+    future = torch.full((q.shape[-2], k.shape[-2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    scores = (q * q.shape[-1]**-.5) @ k.transpose(-2, -1)
+    return (scores + future).softmax(-1).to(q.dtype)
 
 # %% ../nbs/01_model.ipynb #c017
 class FeedForward(nn.Module):

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, cache_dir, command, device, load_corpus, prompt_ids, record, reference, scale, stamp, took, write_atomically
+from .data import Corpus, Parser, UserError, accelerator, cache_dir, command, device, load_corpus, prompt_ids, record, reference, scale, stamp, took, write_atomically
 from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
 
 # %% ../nbs/02_training.ipynb #c006
@@ -296,7 +296,7 @@ def parser() -> Parser:
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N', help="how many (default: the recipe's); the schedule is stretched to it")
     p.add_argument('--stop-at', type=float, metavar='LOSS', help='stop at this training loss')
-    p.add_argument('--device', type=device, default='cpu', help="such as 'cuda' (default: cpu)")
+    p.add_argument('--device', type=device, default=accelerator(), help="such as 'cuda' (default: a GPU where there is one, else cpu)")
     p.add_argument('--output', metavar='FILE', help='the weights to write (default: in the cache folder); FILE.checkpoint and FILE.png go beside it')
     p.add_argument('--resume', action='store_true', help='go on where a run with the same options stopped')
     return p

@@ -4,7 +4,7 @@ A model is there when what is kept of it was made by the fast recipe as it stand
 import json
 from dataclasses import asdict
 from pathlib import Path
-from shakespeare_ffn.data import Parser, UserError, WEIGHTS, command, device, load_corpus, reference, write_atomically
+from shakespeare_ffn.data import Parser, UserError, WEIGHTS, accelerator, command, device, load_corpus, reference, write_atomically
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.training import FAST, default_output, load_distributions, save_distributions, train
 
@@ -36,7 +36,7 @@ def make(seed, device, corpus) -> str:
 def models(argv) -> str:
     p = Parser('models', description='Train whichever of the four models is missing, or go on with it.', allow_abbrev=False)
     p.add_argument('--seed', type=int, choices=SEEDS, help='this one only (default: all)')
-    p.add_argument('--device', type=device, default='cpu', help="such as 'cuda' (default: cpu)")
+    p.add_argument('--device', type=device, default=accelerator(), help="such as 'cuda' (default: a GPU where there is one, else cpu)")
     args = p.parse_args(argv)
     corpus, lines = load_corpus(), []
     for seed in [args.seed] if args.seed else SEEDS:
