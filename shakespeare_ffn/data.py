@@ -71,8 +71,9 @@ def reference() -> dict: # section → name → figure
 
 # %% ../nbs/00_data.ipynb #c021
 def record(**rows): # name → ours, or (ours, the article's): numbers, or lists, tensors of them
-    "Print figures with four decimals, a line of JSON each."
-    plain = lambda x: plain(x.tolist()) if hasattr(x, 'tolist') else [plain(v) for v in x] if isinstance(x, (list, tuple)) else round(x, 4) if isinstance(x, float) else x
+    "Print figures with four decimals, small ones with two digits, a line of JSON each."
+    short = lambda x: round(x, 4) if abs(x) >= .001 or x == 0 else float(f'{x:.2g}')
+    plain = lambda x: plain(x.tolist()) if hasattr(x, 'tolist') else [plain(v) for v in x] if isinstance(x, (list, tuple)) else short(x) if isinstance(x, float) else x
     for name, row in rows.items():
         ours, article = row if isinstance(row, tuple) else (row, None)
         print('summary:', json.dumps(dict(name=name, ours=plain(ours), article=plain(article)), ensure_ascii=False))

@@ -39,6 +39,7 @@ class Learned(NamedTuple):
     loss: torch.Tensor          # (n_tokens, n) when taken
     steps: torch.Tensor         # (n_tokens, n) until its own loss was below the target
     article_steps: torch.Tensor # (n_tokens,) until the mean loss of the token's embeddings was
+    seconds: torch.Tensor       # () that it took
 
 def beginnings(n_tokens, n, n_embed, seed=1337) -> torch.Tensor: # (n_tokens, n, n_embed)
     "Where embeddings begin: N(0, 1), the same on every device."
@@ -53,7 +54,7 @@ class Learner:
         self.tokens, self.active = tokens.to(device), torch.arange(len(tokens), device=device)
         start = beginnings(len(tokens), n, model.config.n_embed, seed).to(device)
         never = torch.full((len(tokens), n), -1, device=device)
-        self.found = Learned(start.clone(), torch.full_like(never, torch.inf, dtype=start.dtype), never, never[:, 0].clone())
+        self.found = Learned(start.clone(), torch.full_like(never, torch.inf, dtype=start.dtype), never, never[:, 0].clone(), torch.zeros(()))
         self.restart(start, {})
 
     def restart(self, e, moments):
@@ -75,7 +76,7 @@ def note(self: Learner, losses):
     new = (losses < self.target) & (self.found.steps[self.active] < 0)
     if new.any():
         row, column = new.nonzero().unbind(1)
-        for x, y in zip(self.found, (self.e.detach()[new], losses.detach()[new], self.done)): x[self.active[row], column] = y
+        for x, y in zip(self.found[:3], (self.e.detach()[new], losses.detach()[new], self.done)): x[self.active[row], column] = y
     met = (losses.mean(1) < self.target) & (self.found.article_steps[self.active] < 0)
     self.found.article_steps[self.active[met]] = self.done
 
@@ -93,11 +94,13 @@ def drop_finished(self: Learner):
 @patch
 def advance(self: Learner, n: int):
     "`n` strides of gradient descent on the mean loss of each token."
+    begun = time.perf_counter()
     for _ in range(n):
         losses = token_losses(self.model, self.e, self.tokens[self.active], self.block)
         self.note(losses)
         self.optimiser.zero_grad(); losses.mean(1).sum().backward(); self.optimiser.step()
         self.done += self.speed
+    self.found.seconds.add_(time.perf_counter() - begun)
 
 @patch
 def finish(self: Learner):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'BLOCK_COLOURS', 'PART_COLOURS', 'next_counts', 'show_char', 'top_tokens', 'normalise', 'hellinger',
-           'plot_next']
+           'bootstrap', 'plot_next']
 
 # %% ../nbs/06_text_analysis.ipynb #c003
 import numpy as np
@@ -54,9 +54,21 @@ def hellinger(p: torch.Tensor, # (…, vocab_size) distributions
     "Hellinger distance: the Euclidean distance of the square roots, over √2."
     return (p.double().sqrt() - q.double().sqrt()).norm(dim=-1) / 2**.5
 
+# %% ../nbs/06_text_analysis.ipynb #c047
+def bootstrap(x: torch.Tensor, # (n, …) a figure for each prompt, in any number of columns
+              times=1000,      # how often to draw n prompts with replacement
+              seed=0,
+             ) -> torch.Tensor: # (2, …) float64, lower and upper end
+    "95% interval of the mean over prompts; all columns share the same draws."
+    flat, generator = x.reshape(len(x), -1).double(), torch.Generator().manual_seed(seed)
+    weights = torch.zeros(times, len(x), dtype=torch.float64)
+    for row in weights: row += torch.randint(len(x), (len(x),), generator=generator).bincount(minlength=len(x))
+    means = weights.to(flat.device) @ flat / len(x)
+    return means.quantile(torch.tensor([.025, .975], dtype=torch.float64, device=flat.device), dim=0).view(2, *x.shape[1:])
+
 # %% ../nbs/06_text_analysis.ipynb #c030
 COLOURS = '#2f5d8a', '#d08c3c', '#6b8f5e', '#8a5a83'                             # model, approximation, others
-BLOCK_COLOURS = '#440154', '#433e85', '#2d708e', '#1e9b8a', '#52c569', '#c2df23' # from the first block to the last
+BLOCK_COLOURS = '#440154', '#46408a', '#1f7f8c', '#2ba37a', '#7aae3a', '#cdb41c' # from the first block to the last
 PART_COLOURS = dict(input='#777777', sa=COLOURS[2], ffwd=COLOURS[3])             # of a block
 
 def plot_next(distributions: dict,      # label → (vocab_size,) distribution
