@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from .corpus_keys import corpus_index
 from .data import UserError, load_corpus, prompt_ids, record, reference, scale, stamp, took
+from .embedding_adjustments import block_vectors
 from .learned_embeddings import learned_before, stage_embeddings
 from .model import load_model
 from .similar_space import prompt_counts, tuned_approximation

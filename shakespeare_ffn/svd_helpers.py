@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from .data import UserError, record, reference, scale, stamp, took
 from .hooks import run_from
-from .learned_embeddings import beginnings, stage_embeddings
+from .learned_embeddings import beginnings, learned_before, stage_embeddings
 from .model import load_model
 from .text_analysis import COLOURS, show_char
 

@@ -75,7 +75,8 @@ def plot_next(distributions: dict,      # label → (vocab_size,) distribution
               tokenizer: CharTokenizer,
               n=8,                      # characters of each distribution to show,
               least=.005,               # if they have at least this probability
-              title='', ax=None):       # matplotlib axes to draw on; default: a new figure
+              title='', ax=None,        # matplotlib axes to draw on; default: a new figure
+              colours=COLOURS):         # of the distributions
     "Bars for the likeliest next characters, one colour a distribution; returns the axes."
     import matplotlib.pyplot as plt
     ax = ax or plt.subplots(figsize=(6, 2.8), layout='constrained')[1]
@@ -83,7 +84,7 @@ def plot_next(distributions: dict,      # label → (vocab_size,) distribution
     x, width = np.arange(len(chars)), .8/len(distributions)
     for i, (label, p) in enumerate(distributions.items()):
         heights = [p[tokenizer.stoi[c]].item() for c in chars]
-        ax.bar(x + (i - (len(distributions)-1)/2)*width, heights, width, label=label, color=COLOURS[i % len(COLOURS)])
+        ax.bar(x + (i - (len(distributions)-1)/2)*width, heights, width, label=label, color=colours[i % len(colours)])
     ax.set(xticks=x, xticklabels=[show_char(c) for c in chars], ylabel='probability', title=title)
     ax.spines[['top', 'right']].set_visible(False)
     ax.legend(frameon=False)

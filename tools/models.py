@@ -13,13 +13,15 @@ SEEDS = [int(seed) for seed in reference()['models']]
 
 def distributions(seed) -> Path: return ROOT/'results'/'alternates'/f'seed{seed}.safetensors'
 
+def fits(said: dict, seed) -> bool:
+    "Is this the metadata of the model of a seed, made by the fast recipe as it stands?"
+    return (said.get('seed'), said.get('recipe')) == (str(seed), json.dumps(asdict(FAST)))
+
 def kept(seed) -> bool:
-    "Is this model there, by this recipe?"
-    if seed == SEEDS[0]: said = load_model().metadata
-    else:
-        try: said = load_distributions(distributions(seed))[1]
-        except UserError: return False
-    return said.get('seed') == str(seed) and said['recipe'] == json.dumps(asdict(FAST))
+    "Is there what the project keeps of a model?"
+    if seed == SEEDS[0]: return fits(load_model().metadata, seed)
+    try: return fits(load_distributions(distributions(seed))[1], seed)
+    except UserError: return False
 
 def make(seed, device, corpus) -> str:
     "Train one model, unless its weights are there, and keep what the project needs of it."
@@ -27,8 +29,10 @@ def make(seed, device, corpus) -> str:
     if not output.exists():
         resume = output.with_name(output.name + '.checkpoint').exists()
         train(['--seed', str(seed), '--device', str(device), *(['--resume'] if resume else [])])
+    model = load_model(output)
+    if not fits(model.metadata, seed): raise UserError(f'{output} is not the model of seed {seed} by the fast recipe as it stands; remove it')
     if seed != SEEDS[0]:
-        save_distributions(load_model(output), corpus, distributions(seed))
+        save_distributions(model, corpus, distributions(seed))
         return f'{distributions(seed)}: distributions of the model of seed {seed}; its weights are {output}'
     write_atomically(WEIGHTS, output.read_bytes())
     return f'{WEIGHTS}: the main model; now make calibrate, make reproduce and make bench'
