@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch
-from matplotlib.figure import Figure
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.std import tqdm
@@ -384,6 +383,7 @@ def plot_history(history: list,  # of looks: step, train, val
                  block_size=256,
                  ax=None):       # → matplotlib axes
     "Both losses by characters seen."
+    from matplotlib.figure import Figure
     ax = ax or Figure(figsize=(6, 3), layout='constrained').subplots()
     seen = [h['step']*recipe.batch_size*block_size/1e6 for h in history]
     for part, name, style in ('train', 'training', '-'), ('val', 'validation', '--'):

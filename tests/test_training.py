@@ -93,7 +93,8 @@ def test_two_processes_learn_what_one_learns(text, tmp_path, recipe, tolerance):
     (tmp_path/'history.py').write_text(HISTORY)
     def history(*python):
         args = ['--text', text, '--recipe', recipe, '--device', 'cpu']
-        done = subprocess.run([sys.executable, *python, tmp_path/'history.py', tmp_path/f'{len(python)}.checkpoint', *args], capture_output=True, text=True, timeout=200)
+        done = subprocess.run([sys.executable, *python, tmp_path/'history.py', tmp_path/f'{len(python)}.checkpoint', *args],
+                              capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
         return [loss for look in json.loads(done.stdout.splitlines()[-1]) for loss in (look['train'], look['val'])]
     two = history(*TORCHRUN)
