@@ -10,6 +10,7 @@ __all__ = ['STARTED', 'URL', 'SHA256', 'WEIGHTS', 'UserError', 'Parser', 'comman
 
 # %% ../nbs/00_data.ipynb #c003
 import argparse, functools, hashlib, json, os, platform, sys, time, urllib.error, urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -47,9 +48,11 @@ def command(name: str, run, argv=None):
 # %% ../nbs/00_data.ipynb #c010
 def device(s: str) -> torch.device:
     "A device by name, if this machine has it."
-    try: return torch.zeros(1, device=s).device
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is") from None
+    try:
+        found = torch.zeros(1, device=s).device
+        if found.type in ('cpu', 'cuda', 'mps'): return found # others, such as 'meta', compute nothing
+    except (RuntimeError, AssertionError, NotImplementedError): pass
+    raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is")
 
 def accelerator() -> str: # such as 'cuda:0'
     "A GPU where there is one, for each process of a `torchrun` its own; else 'cpu'."
@@ -113,8 +116,8 @@ def write_atomically(path: Path,     # its folder is made if missing
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as e:
-        partial.unlink(missing_ok=True)
-        raise UserError(f'cannot write {path}: {e.strerror}; make room or set SHAKESPEARE_FFN_CACHE to another folder') from e
+        with suppress(OSError): partial.unlink()
+        raise UserError(f'cannot write {path}: {e.strerror}; make room, name another place, or set SHAKESPEARE_FFN_CACHE to another folder') from e
 
 # %% ../nbs/00_data.ipynb #c034
 def download(target: Path, # where to keep it

@@ -45,6 +45,16 @@ def test_what_is_done_is_not_run_again(tool, project):
     tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
     assert ran(project) == dict(data=2, model=2, index=2)
 
+def test_a_new_alternate_concerns_only_those_that_read_it(tool, project):
+    write(project/'nbs'/'01_model.ipynb', "print(1, file=open('ran_model', 'a'))  # alternates('…')")
+    tool.reproduce([])
+    write(project/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))  # summary.json")
+    tool.reproduce([])
+    (project/'results'/'alternates').mkdir()
+    (project/'results'/'alternates'/'seed88.safetensors').write_bytes(b'x')
+    tool.reproduce([])
+    assert ran(project) == dict(data=1, model=2, index=3) # the index shows the summary
+
 def test_it_goes_on_after_a_failure(tool, project):
     path = project/'nbs'/'01_model.ipynb'
     write(path, '1/0')

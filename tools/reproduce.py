@@ -19,11 +19,12 @@ def notebooks() -> list:
     return [*sorted(NBS.glob('[0-9]*.ipynb')), *sorted(NBS.glob('blog/*.ipynb')), NBS/'index.ipynb']
 
 def depends_on(path: Path) -> list:
-    "The files that a notebook's outputs depend on: modules with lower numbers, and what the package and results/ carry."
+    "The files that a notebook's outputs depend on: modules with lower numbers, what the package carries and, if it names them, the alternates."
     floor = path.name if path.name[0].isdigit() else '~'
     made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text())
     modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
-    return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *(ROOT/'results').glob('alternates/*')])
+    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text() else []
+    return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
 def fingerprint(path: Path) -> str:
     "A hash of a notebook's cells and of the files that it depends on."
@@ -70,7 +71,9 @@ def reproduce(argv) -> str:
     os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
     kept = cache_dir()/'reproduced.json'
     done = json.loads(kept.read_text()) if kept.exists() else {}
-    todo = asked or [path for path in notebooks() if done.get(path.stem, {}).get('fingerprint') != fingerprint(path)]
+    changed = {path for path in notebooks() if done.get(path.stem, {}).get('fingerprint') != fingerprint(path)}
+    if changed: changed |= {path for path in notebooks() if 'summary.json' in path.read_text()} # which show what the others found
+    todo = asked or [path for path in notebooks() if path in changed]
     last = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
     took = lambda path: done.get(path.stem, {}).get('seconds', last.get(path.stem, 60))
     for i, path in enumerate(todo):
