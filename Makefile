@@ -32,8 +32,8 @@ reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done 
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)
 
-calibrate: $(VENV)/run.ok ## after a change of the weights: tune the approximation's thresholds and weights for them
-	@$(BIN)/python tools/calibrate.py
+calibrate: $(VENV)/run.ok ## after a change of the weights: tune thresholds and weights for them (ARGS="--model FILE --text FILE" for a model of your own)
+	@$(BIN)/python tools/calibrate.py $(ARGS)
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
