@@ -14,7 +14,7 @@ from .data import UserError, load_corpus, prompt_ids, record, reference, scale, 
 from .embedding_adjustments import block_vectors
 from .learned_embeddings import learned_before, stage_embeddings
 from .model import load_model
-from .similar_space import prompt_counts, tuned_approximation
+from .similar_space import article_approximation, prompt_counts, tuned_approximation
 from .svd_helpers import projection_cosine, subspaces
 from .text_analysis import BLOCK_COLOURS, COLOURS, PART_COLOURS, bootstrap, normalise, show_char, top_tokens
 

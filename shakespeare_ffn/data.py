@@ -116,8 +116,9 @@ def write_atomically(path: Path,     # its folder is made if missing
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as e:
-        with suppress(OSError): partial.unlink()
         raise UserError(f'cannot write {path}: {e.strerror}; make room, name another place, or set SHAKESPEARE_FFN_CACHE to another folder') from e
+    finally:
+        with suppress(OSError): partial.unlink() # there only if it failed, or was interrupted
 
 # %% ../nbs/00_data.ipynb #c034
 def download(target: Path, # where to keep it

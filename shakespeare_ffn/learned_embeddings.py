@@ -54,7 +54,10 @@ def beginnings(n_tokens: int,
 # %% ../nbs/11_learned_embeddings.ipynb #c012
 class Learner:
     "One batched optimisation; `advance` walks on."
-    def __init__(self, model, block, tokens, n, speed, target, seed, spread=1.):
+    def __init__(self, model: Transformer, block: int,
+                 tokens: torch.Tensor, # (n_tokens,) ids
+                 n: int,               # embeddings a token
+                 speed: int, target: float, seed: int, spread=1.): # as in `learn_embeddings`
         self.model, self.block, self.speed, self.target, self.spread, self.done = model, block, speed, target, spread, 0
         self.asked = dict(block=block, tokens=tokens.tolist(), n=n, speed=speed, target=target, seed=seed, spread=spread)
         device = model.lm_head.weight.device
@@ -64,7 +67,8 @@ class Learner:
         self.found = Learned(start.clone(), torch.full_like(never, torch.inf, dtype=start.dtype), never, never[:, 0].clone(), torch.zeros(()))
         self.restart(start, {})
 
-    def restart(self, e, moments):
+    def restart(self, e: torch.Tensor, # (n_tokens, n, n_embed)
+                moments: dict):        # AdamW's, of the same shape
         "Optimise these embeddings, with the moments that they have."
         self.e, k = e.detach().clone().requires_grad_(), self.speed
         betas, step_size = (max(0., 1-.1*k), 1-.001*k), 3e-4*k*self.spread
@@ -74,17 +78,19 @@ class Learner:
 # %% ../nbs/11_learned_embeddings.ipynb #n052
 @patch
 def state(self: Learner) -> dict:
+    "All that the next stride depends on, and what was found so far."
     moments = dict(self.optimiser.state[self.e])
     return dict(asked=self.asked, e=self.e.detach(), moments=moments, done=self.done, active=self.active, found=tuple(self.found))
 
 @patch
 def load(self: Learner, state: dict):
+    "Go on from what `state` gave."
     self.done, self.active, self.found = state['done'], state['active'], Learned(*state['found'])
     self.restart(state['e'], state['moments'])
 
 # %% ../nbs/11_learned_embeddings.ipynb #c014
 @patch
-def note(self: Learner, losses):
+def note(self: Learner, losses: torch.Tensor): # (n_active, n) nats
     "Take embeddings that have just got below the target, and note tokens for which the article's rule holds."
     new = (losses < self.target) & (self.found.steps[self.active] < 0)
     if new.any():
@@ -162,7 +168,8 @@ def learn_embeddings(model: Transformer,
     return run.found
 
 # %% ../nbs/11_learned_embeddings.ipynb #c024
-def check_request(model, block, tokens, n, speed, spread=1.) -> torch.Tensor: # (n_tokens,) ids
+def check_request(model: Transformer, block: int, tokens, n: int, speed: int, spread=1., # as in `learn_embeddings`
+                 ) -> torch.Tensor:                                                      # (n_tokens,) ids
     "The tokens to learn; a `UserError` if they, or the other choices, make no sense."
     vocab_size, n_layer = model.config.vocab_size, len(model.blocks)
     tokens = torch.arange(vocab_size) if tokens is None else torch.as_tensor(tokens)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import Values, block_counts, check_thresholds, threshold_attention
+from .cosine_sims import Values, best_device, block_counts, check_thresholds, threshold_attention
 from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_file, record, reference, scale, stamp, took, write_atomically
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, show_char, top_tokens
@@ -101,7 +101,7 @@ def prompt_counts(corpus: Corpus,
     with tqdm(total=len(missing)*len(index), unit='keys', unit_scale=True, disable=not (progress and missing)) as bar:
         for b, some in missing.items():
             start = time.perf_counter()
-            found = block_counts(queries[b], index.keys[b], values, torch.tensor(some).double(), progress=bar.update)
+            found = block_counts(queries[b], index.keys[b], values, torch.tensor(some).double(), device=best_device(queries[b], index.keys[b]), progress=bar.update)
             seconds = dict(seconds=f'{(time.perf_counter()-start)/len(some):.2f}') # of one threshold
             for x, c, m in zip(some, *found): write_atomically(counts_file(index, n, b, x), save(dict(counts=c.int(), n_matches=m.int()), seconds))
     kept = [[load_file(counts_file(index, n, b, x)) for x in row] for b, row in enumerate(t.tolist())]

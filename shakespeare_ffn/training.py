@@ -45,7 +45,7 @@ class Recipe:
     def lr_at(self, step: int) -> float: return self.lr*float(np.interp(step, *zip(*self.schedule)))
 
 FAST = Recipe('fast', batch_size=32, steps=3700, lr=2e-3, muon=True, weight_decay=.1, bfloat16=True, eval_every=100,
-              schedule=((0, .02), (100, 1.), (1600, 1.), (2700, .333125), (3300, .333125), (3700, .03)))
+              schedule=((0, .02), (100, 1.), (1600, 1.), (2700, .333125), (3300, .333125), (3700, .03))) # a line from 1600 to .03 at 3200, held from 2700 to 3300
 RECIPES = {r.name: r for r in (Recipe(), FAST)}
 
 # %% ../nbs/02_training.ipynb #c010
@@ -142,7 +142,7 @@ class Run:
                  config: Config = None, # default: the article's architecture
                  device='cpu',
                  target=None,           # keep the weights nearest to this training loss; default: those of the lowest validation loss
-                 max_val=None):         # with a target: only weights with at most this validation loss, if there are any
+                 max_val=math.inf):     # with a target: only weights with at most this validation loss, if there are any
         self.config = replace(config or Config(), vocab_size=len(corpus.tokenizer), dropout=recipe.dropout)
         self.corpus, self.recipe, self.seed, self.target, self.max_val = corpus, recipe, seed, target, max_val
         self.train, self.val = check_text(corpus, self.config.block_size)
@@ -157,7 +157,8 @@ class Run:
 @patch
 def identity(self: Run) -> dict:
     "What a checkpoint must agree on to be taken up."
-    return dict(recipe=json.dumps(asdict(self.recipe)), seed=self.seed, corpus=self.corpus.sha256, config=json.dumps(asdict(self.config)))
+    return dict(recipe=json.dumps(asdict(self.recipe)), seed=self.seed, corpus=self.corpus.sha256, config=json.dumps(asdict(self.config)),
+                criterion=(self.target, self.max_val))
 
 @patch(as_prop=True)
 def seconds(self: Run) -> float:
@@ -217,7 +218,7 @@ def load(self: Run, path: Path):
 # %% ../nbs/02_training.ipynb #c031
 def badness(losses: dict,     # train and val, nats a character
             target=None,      # training loss to be near to; default: the lower the validation loss, the better
-            max_val=None,     # a higher validation loss is worse than any training loss
+            max_val=math.inf, # a higher validation loss is worse than any training loss
            ) -> tuple:        # pairs that compare
     "How far losses are from those that we want; the weights with the least are kept."
     if target is None: return 0, losses['val']
@@ -315,17 +316,20 @@ def go(self: Run,
        stop_at=None,     # a training loss to stop at, nats a character
        quiet=False):
     "Train to the end, taking losses and writing checkpoints on the way."
-    begun, start, r = self.done, time.perf_counter(), self.recipe
-    with interrupts() as asked, tqdm(total=r.steps, initial=begun, unit=' steps', disable=quiet or ranks()[0] > 0) as bar:
+    r, first = self.recipe, self.done + 1
+    with interrupts() as asked, tqdm(total=r.steps, initial=self.done, unit=' steps', disable=quiet or ranks()[0] > 0) as bar:
         say = lambda line: bar.disable or bar.write(line, file=sys.stderr)
         pace = lambda: (time.perf_counter()-start)/(self.done-begun)
         say(self.plan())
-        self.save(checkpoint); saved = time.perf_counter()
+        self.save(checkpoint)
+        begun, start = self.done, (saved := time.perf_counter())
         while not self.over(stop_at):
             bar.set_postfix_str(f'loss {self.advance():.3f}', refresh=False); bar.update()
-            if self.done - begun == 5: say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
+            look = self.done % r.eval_every == 0 or self.done == r.steps
+            if self.done == first and not look: begun, start = first, time.perf_counter()
+            if self.done == first + 5: say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
                                            'besides the losses; it can be killed at any time and goes on with --resume')
-            if look := self.done % r.eval_every == 0 or self.done == r.steps: self.look(); say(self.news(pace()))
+            if look: self.look(); say(self.news(pace()))
             if look or asked or time.perf_counter() - saved > SAVE_EVERY: self.save(checkpoint); saved = time.perf_counter()
             if asked: raise KeyboardInterrupt
     return self
@@ -418,7 +422,7 @@ def parser() -> Parser:
     p.add_argument('--text', metavar='FILE', help='train on this text (UTF-8)')
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N', help="how many (default: the recipe's); the schedule is stretched to it")
-    p.add_argument('--stop-at', type=loss_number, metavar='LOSS', help='stop at this training loss')
+    p.add_argument('--stop-at', type=loss_number, metavar='LOSS', help='stop at the first look at the losses that finds the training loss so low')
     p.add_argument('--device', type=device, default=accelerator(), help="such as 'cuda' (default: a GPU where there is one, else cpu)")
     p.add_argument('--output', metavar='FILE', help='the weights to write (default: in the cache folder); FILE.checkpoint and FILE.png go beside it')
     p.add_argument('--resume', action='store_true', help='go on where a run with the same options stopped')

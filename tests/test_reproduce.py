@@ -53,7 +53,20 @@ def test_a_new_alternate_concerns_only_those_that_read_it(tool, project):
     (project/'results'/'alternates').mkdir()
     (project/'results'/'alternates'/'seed88.safetensors').write_bytes(b'x')
     tool.reproduce([])
-    assert ran(project) == dict(data=1, model=2, index=3) # the index shows the summary
+    assert ran(project) == dict(data=1, model=2, index=2) # no figure that the index shows is another
+
+def test_what_shows_figures_runs_again_when_they_change(tool, project):
+    write(project/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))  # summary.json, benchmarks.json")
+    data = project/'nbs'/'00_data.ipynb'
+    tool.reproduce([])
+    write(data, "print(1, file=open('ran_data', 'a'))", 'print(\'summary: {"name": "x", "ours": 3, "article": 2}\')')
+    tool.reproduce([str(data)]) # alone, as if what follows had been stopped
+    assert ran(project) == dict(data=2, model=1, index=1)
+    tool.reproduce([])
+    assert ran(project) == dict(data=2, model=1, index=2)
+    (project/'results'/'benchmarks.json').write_text('[]')
+    tool.reproduce([]); tool.reproduce([])
+    assert ran(project) == dict(data=2, model=1, index=3)
 
 def test_it_goes_on_after_a_failure(tool, project):
     path = project/'nbs'/'01_model.ipynb'

@@ -26,9 +26,16 @@ def depends_on(path: Path) -> list:
     twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text() else []
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
+def shown(path: Path) -> list:
+    "What a notebook reads of what was found before: the rows that earlier notebooks recorded, the benchmarks."
+    text, before = path.read_text(), [p.stem for p in notebooks()[:notebooks().index(path)]]
+    found = [row for row in json.loads(SUMMARY.read_text())['rows'] if row['notebook'] in before] if SUMMARY.name in text and SUMMARY.exists() else []
+    benchmarks = SUMMARY.with_name('benchmarks.json')
+    return found + [benchmarks.read_text()] if benchmarks.name in text and benchmarks.exists() else found
+
 def fingerprint(path: Path) -> str:
-    "A hash of a notebook's cells and of the files that it depends on."
-    h = hashlib.sha256(json.dumps([c.source for c in nbformat.read(path, 4).cells]).encode())
+    "A hash of a notebook's cells, of the files that it depends on and of the figures that it shows."
+    h = hashlib.sha256(json.dumps([[c.source for c in nbformat.read(path, 4).cells], shown(path)]).encode())
     for f in depends_on(path): h.update(f.read_bytes())
     return h.hexdigest()
 
@@ -58,10 +65,11 @@ def summary() -> list:
     "What the notebooks record, in their order."
     return [row for path in notebooks() for row in rows(path)]
 
-def write_summary(done: dict):
-    seconds = {path.stem: round(done[path.stem]['seconds']) for path in notebooks() if path.stem in done}
+def write_summary(took: dict): # notebook → seconds
+    seconds = {path.stem: round(took[path.stem]) for path in notebooks() if path.stem in took}
     lines = ',\n'.join('  ' + json.dumps(row) for row in summary())
-    SUMMARY.write_text(f'{{\n "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n "rows": [\n{lines}\n ]\n}}\n')
+    text = f'{{\n "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n "rows": [\n{lines}\n ]\n}}\n'
+    write_atomically(SUMMARY, text.encode())
 
 def reproduce(argv) -> str:
     p = Parser('reproduce', description=__doc__, allow_abbrev=False)
@@ -71,17 +79,23 @@ def reproduce(argv) -> str:
     os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
     kept = cache_dir()/'reproduced.json'
     done = json.loads(kept.read_text()) if kept.exists() else {}
-    changed = {path for path in notebooks() if done.get(path.stem, {}).get('fingerprint') != fingerprint(path)}
-    if changed: changed |= {path for path in notebooks() if 'summary.json' in path.read_text()} # which show what the others found
-    todo = asked or [path for path in notebooks() if path in changed]
-    last = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
-    took = lambda path: done.get(path.stem, {}).get('seconds', last.get(path.stem, 60))
+    took = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
+    changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path)
+    reads = lambda path: SUMMARY.name in path.read_text() # what others find, and so is likely to run when they do
+    todo = asked or [path for path in notebooks() if changed(path)]
+    if not asked and todo: todo = [path for path in notebooks() if path in todo or reads(path)]
+    about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
+    if todo: print(f'In all {about(todo)}; more where keys, counts or learned embeddings are not in the cache yet')
+    n_run = 0
     for i, path in enumerate(todo):
-        print(f'{path.stem} ({i+1} of {len(todo)}): about {took(path)/60:.0f} minutes; all that is left about {sum(map(took, todo[i:]))/60:.0f}', flush=True)
+        if not (asked or changed(path)): continue
+        print(f'{path.stem} ({i+1} of {len(todo)}): {about([path])}; all that is left: {about(todo[i:])}', flush=True)
         before = fingerprint(path)
-        done[path.stem] = dict(seconds=run(path), fingerprint=before)
+        took[path.stem] = run(path)
+        done[path.stem] = dict(fingerprint=before)
+        write_summary(took) # later ones read it
         write_atomically(kept, json.dumps(done).encode())
-        write_summary(done) # the index reads it
-    return f'{len(todo)} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
+        n_run += 1
+    return f'{n_run} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
 
 if __name__ == '__main__': command('reproduce', reproduce)
