@@ -327,7 +327,7 @@ def go(self: Run,
             bar.set_postfix_str(f'loss {self.advance():.3f}', refresh=False); bar.update()
             look = self.done % r.eval_every == 0 or self.done == r.steps
             if self.done == first and not look: begun, start = first, time.perf_counter()
-            if self.done == first + 5: say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
+            if self.done == first + 4 and (first-1)//r.eval_every == (self.done-1)//r.eval_every: say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
                                            'besides the losses; it can be killed at any time and goes on with --resume')
             if look: self.look(); say(self.news(pace()))
             if look or asked or time.perf_counter() - saved > SAVE_EVERY: self.save(checkpoint); saved = time.perf_counter()

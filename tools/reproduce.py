@@ -80,16 +80,15 @@ def reproduce(argv) -> str:
     kept = cache_dir()/'reproduced.json'
     done = json.loads(kept.read_text()) if kept.exists() else {}
     took = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
+    write_summary(took) # what the notebooks say now, whatever happened to the file
     changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path)
-    reads = lambda path: SUMMARY.name in path.read_text() # what others find, and so is likely to run when they do
-    todo = asked or [path for path in notebooks() if changed(path)]
-    if not asked and todo: todo = [path for path in notebooks() if path in todo or reads(path)]
     about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
-    if todo: print(f'In all {about(todo)}; more where keys, counts or learned embeddings are not in the cache yet')
-    n_run = 0
-    for i, path in enumerate(todo):
+    likely, n_run = asked or [path for path in notebooks() if changed(path)], 0
+    if likely and not asked: likely = [path for path in notebooks() if path in likely or shown(path)] # what shows figures follows those that find them
+    if likely: print(f'In all {about(likely)}; more where keys, counts or learned embeddings are not in the cache yet')
+    for path in asked or notebooks():
         if not (asked or changed(path)): continue
-        print(f'{path.stem} ({i+1} of {len(todo)}): {about([path])}; all that is left: {about(todo[i:])}', flush=True)
+        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in likely if notebooks().index(p) >= notebooks().index(path)])}', flush=True)
         before = fingerprint(path)
         took[path.stem] = run(path)
         done[path.stem] = dict(fingerprint=before)
