@@ -170,7 +170,8 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
     assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'SHAKESPEARE_FFN_CACHE' in err, err
 
 def test_interrupted_by_hand(new_cache, full, start):
-    process = start('from shakespeare_ffn.explain import main; main()', 'thou')
+    heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)' # a shell's background jobs, tests among them, ignore it
+    process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a') # takes long enough to be caught in the middle
     wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
