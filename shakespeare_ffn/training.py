@@ -316,7 +316,7 @@ def go(self: Run,
        stop_at=None,     # a training loss to stop at, nats a character
        quiet=False):
     "Train to the end, taking losses and writing checkpoints on the way."
-    r, first = self.recipe, self.done + 1
+    r, first, looks = self.recipe, self.done + 1, len(self.history)
     with interrupts() as asked, tqdm(total=r.steps, initial=self.done, unit=' steps', disable=quiet or ranks()[0] > 0) as bar:
         say = lambda line: bar.disable or bar.write(line, file=sys.stderr)
         pace = lambda: (time.perf_counter()-start)/(self.done-begun)
@@ -327,8 +327,9 @@ def go(self: Run,
             bar.set_postfix_str(f'loss {self.advance():.3f}', refresh=False); bar.update()
             look = self.done % r.eval_every == 0 or self.done == r.steps
             if self.done == first and not look: begun, start = first, time.perf_counter()
-            if self.done == first + 4 and (first-1)//r.eval_every == (self.done-1)//r.eval_every: say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
-                                           'besides the losses; it can be killed at any time and goes on with --resume')
+            if self.done == first + 4 and len(self.history) == looks: # no look among these steps, which would count with them
+                say(f'{r.batch_size*self.config.block_size/pace():,.0f} characters a second: {self.time_left(pace())}, '
+                    'besides the losses; it can be killed at any time and goes on with --resume')
             if look: self.look(); say(self.news(pace()))
             if look or asked or time.perf_counter() - saved > SAVE_EVERY: self.save(checkpoint); saved = time.perf_counter()
             if asked: raise KeyboardInterrupt

@@ -27,10 +27,9 @@ def depends_on(path: Path) -> list:
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
 def shown(path: Path) -> list:
-    "What a notebook reads of what was found before: the rows that earlier notebooks recorded, the benchmarks."
-    text, before = path.read_text(), [p.stem for p in notebooks()[:notebooks().index(path)]]
-    found = [row for row in json.loads(SUMMARY.read_text())['rows'] if row['notebook'] in before] if SUMMARY.name in text and SUMMARY.exists() else []
-    benchmarks = SUMMARY.with_name('benchmarks.json')
+    "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
+    text, earlier, benchmarks = path.read_text(), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
+    found = [row for p in earlier for row in rows(p)] if SUMMARY.name in text else []
     return found + [benchmarks.read_text()] if benchmarks.name in text and benchmarks.exists() else found
 
 def fingerprint(path: Path) -> str:
@@ -86,9 +85,9 @@ def reproduce(argv) -> str:
     likely, n_run = asked or [path for path in notebooks() if changed(path)], 0
     if likely and not asked: likely = [path for path in notebooks() if path in likely or shown(path)] # what shows figures follows those that find them
     if likely: print(f'In all {about(likely)}; more where keys, counts or learned embeddings are not in the cache yet')
-    for path in asked or notebooks():
+    for i, path in enumerate(order := asked or notebooks()):
         if not (asked or changed(path)): continue
-        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in likely if notebooks().index(p) >= notebooks().index(path)])}', flush=True)
+        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in order[i:] if p in likely])}', flush=True)
         before = fingerprint(path)
         took[path.stem] = run(path)
         done[path.stem] = dict(fingerprint=before)
