@@ -1,7 +1,7 @@
 "The notebooks pass through nbdev on their way to the site: all that can be seen of it without Quarto."
-import os, shutil, subprocess, sys
+import os, re, shutil, subprocess, sys
 from pathlib import Path
-import nbformat, pytest
+import nbformat, pytest, yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,11 +25,23 @@ def test_every_notebook_arrives_with_its_pictures(site):
         pictures = lambda nb: sum('image/png' in o.get('data', {}) for c in nb.cells if c.cell_type == 'code' for o in c.outputs)
         assert pictures(arrived) == pictures(nbformat.read(made, as_version=4)), made.name
 
+def prose(nb) -> str: return '\n\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
+
+def test_every_page_keeps_its_introduction(site):
+    "nbdev makes front matter of the first cell and drops the rest of it: all that stands before the first heading must arrive"
+    for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' in made.parts: continue
+        title, summary, *introduction = re.split(r'\n{2,}', prose(nbformat.read(made, as_version=4)).split('\n## ')[0].strip())
+        arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
+        words = lambda text: re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
+        there = ' '.join(words(prose(arrived)))
+        assert introduction and [p for p in introduction if ' '.join(words(p)) not in there] == [], made.name
+        front = yaml.safe_load(arrived.cells[0].source.split('---')[1])
+        assert (front['title'], words(front['description'])) == (title.removeprefix('# '), words(summary.removeprefix('> '))), made.name
+
 def test_nothing_is_executed_by_quarto(site):
-    import yaml
     assert yaml.safe_load((site/'_quarto.yml').read_text())['execute'] == {'enabled': False}
 
 def test_sidebar_names_every_page(site):
-    import yaml
     pages = yaml.safe_load((site/'sidebar.yml').read_text())['website']['sidebar']['contents']
     assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts}
