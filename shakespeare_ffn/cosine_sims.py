@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'GROUP', 'SURVIVOR', 'PROJECTION', 'sum_in_order', 'root', 'cosine', 'threshold_attention_loop',
-           'norms', 'unit', 'error_bound', 'Batch', 'true_float32', 'all_cosines', 'find_true', 'pairs', 'Values',
-           'count_one', 'principal', 'round_up', 'shorten', 'Sieve', 'choose_sieve', 'batches', 'best_device', 'launch',
+           'norms', 'unit', 'error_bound', 'Batch', 'all_cosines', 'find_true', 'pairs', 'Values', 'count_one',
+           'principal', 'round_up', 'shorten', 'Sieve', 'choose_sieve', 'batches', 'best_device', 'launch',
            'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out', 'block_counts',
            'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .corpus_keys import corpus_index, fast_bfloat16
-from .data import UserError, accelerator, load_corpus, prompt_ids, scale, stamp, took
+from .corpus_keys import corpus_index
+from .data import UserError, accelerator, fast_arithmetic, float64, load_corpus, prompt_ids, scale, stamp, took, true_float32
 from .model import load_model
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
@@ -89,14 +89,6 @@ class Batch(NamedTuple):
     sizes: list           # rows with the same keys stand together: how many for each run of keys
 
 TILE, QUERY_TILE = 4096, 2048 # keys and queries at a time
-
-@contextmanager
-def true_float32():
-    "Products of float32 matrices in float32, whatever the caller allows elsewhere (TF32, bfloat16)."
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision('highest')
-    try: yield
-    finally: torch.set_float32_matmul_precision(before)
 
 def all_cosines(units, tile, start):
     "Batches of all queries with all keys of a tile, of which `start` is the first."
@@ -245,7 +237,7 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  dtype=None,          # default: bfloat16 where it is fast
                  dims=(29, 61, 93, 125)): # to choose from; a single one is taken unasked
     "The sieve that is expected to cost least, or None where it does not pay to have one."
-    dtype, (n, n_embed) = dtype or (torch.bfloat16 if fast_bfloat16() else torch.float32), units.shape
+    dtype, (n, n_embed) = dtype or getattr(torch, fast_arithmetic()), units.shape
     if len(dims) == 1: return Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype)
     best, chosen = SURVIVOR[dtype]*n, None
     if PROJECTION[dtype]*n_embed*dims[0] > best or not len(keys): return None
