@@ -318,7 +318,7 @@ def product_rates(device='cpu') -> dict: # 'float32', 'bfloat16' → GFLOP a sec
     best = dict(float32=math.inf, bfloat16=math.inf)
     for _ in range(5):
         for name in best:
-            if best[name] > 8*min(best.values()): continue # so slow that it need not be taken again
+            if math.inf > best[name] > 8*min(best.values()): continue # so slow that it need not be taken again
             a, b = (x.to(getattr(torch, name)) for x in (rows, columns))
             with true_float32():
                 start = time.perf_counter()
