@@ -125,7 +125,7 @@ class KeyIndex:
     "Feed-forward outputs of corpus strings: `keys` `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is string number `ids[r]`."
     def __init__(self, path: Path, identity: dict, strings, model: Transformer):
         self.path, self.identity, self.strings, self.model = path, identity, strings, model
-        try: self.manifest = dict(json.loads((path/'manifest.json').read_text()))
+        try: self.manifest = dict(json.loads((path/'manifest.json').read_text(encoding='utf-8')))
         except (OSError, ValueError, TypeError) as e: raise BadIndex('it has no readable manifest') from e
         if (found := {k: self.manifest.get(k) for k in identity}) != identity:
             wrong = next(k for k in identity if found[k] != identity[k])
@@ -197,7 +197,7 @@ def rows_done(partial: Path, identity: dict) -> int:
     "How many strings a dead build of this identity has done; everything else in its folder is removed."
     n_layer, n_keys, n_embed = identity['shape']
     try:
-        state, size = json.loads((partial/'progress.json').read_text()), (partial/'keys.bfloat16').stat().st_size
+        state, size = json.loads((partial/'progress.json').read_text(encoding='utf-8')), (partial/'keys.bfloat16').stat().st_size
         if state['identity'] == identity and size == 2*n_layer*n_keys*n_embed: return state['done']
     except (OSError, ValueError, KeyError): pass
     shutil.rmtree(partial, ignore_errors=True)

@@ -22,7 +22,7 @@ from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import Values, best_device, block_counts, check_thresholds, threshold_attention
 from .data import Corpus, UserError, cache_dir, load_corpus, prompt_ids, read_file, record, reference, scale, stamp, took, write_atomically
 from .model import Transformer, load_model, next_char_probs
-from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, show_char, top_tokens
+from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, top_tokens
 
 # %% ../nbs/07_similar_space.ipynb #c006
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
@@ -71,7 +71,7 @@ def article_approximation() -> Approximation:
 
 def tuned_approximation(model: Transformer) -> Approximation:
     "The values tuned for a model: from the package, or from the user's cache, where `calibrate` keeps them."
-    shipped = json.loads((files('shakespeare_ffn')/'approximations.json').read_text())
+    shipped = json.loads((files('shakespeare_ffn')/'approximations.json').read_text(encoding='utf-8'))
     found, kept = shipped.get(model.hash), cache_dir()/'approximations'/f'{model.hash}.json'
     if not found and kept.exists(): found = json.loads(read_file(kept))
     if not found: raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run calibrate(corpus, model) '

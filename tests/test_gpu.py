@@ -20,7 +20,7 @@ for n_queries, n_keys, n_embed, vocab, most in (1, 1, 1, 1, 2), (5, 20, 12, 4, 3
 """
 
 def run(device, **env):
-    done = subprocess.run([sys.executable, '-c', CASES, device], env=os.environ | env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', CASES, device], env=os.environ | env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')

@@ -33,7 +33,7 @@ def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monke
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
     process.send_signal(signal.SIGKILL); process.wait()
     [partial] = (new_cache/'keys').glob('*.partial')
-    done = json.loads((partial/'progress.json').read_text())['done']
+    done = json.loads((partial/'progress.json').read_text(encoding='utf-8'))['done']
     assert 0 < done < len(corpus.substrings(4)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
@@ -61,7 +61,7 @@ def test_a_truncated_partial_build_is_not_taken_up(new_cache, corpus, model):
     path = corpus_index(corpus, model, length=1, quiet=True).path
     partial, identity = path.with_name(path.name + '.partial'), corpus_index(corpus, model, length=1).identity
     path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=identity, done=60)))
+    (partial/'progress.json').write_text(json.dumps(dict(identity=identity, done=60)), encoding='utf-8')
     assert rows_done(partial, identity) == 60
     os.truncate(partial/'keys.bfloat16', 1000)
     assert rows_done(partial, identity) == 0 and not partial.exists()
@@ -70,7 +70,7 @@ def test_a_partial_build_of_something_else_is_not_taken_up(new_cache, corpus, mo
     path = corpus_index(corpus, model, length=1, quiet=True).path
     partial = path.with_name(path.name + '.partial')
     path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)))
+    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)), encoding='utf-8')
     (partial/'keys.bfloat16').write_bytes(b'\0'*len((partial/'keys.bfloat16').read_bytes()))
     corpus_index(corpus, model, length=1, quiet=True).verify()
     assert folders(new_cache) == [path.name]
@@ -85,7 +85,7 @@ def test_a_truncated_index_is_built_again(new_cache, capsys, corpus, model):
     assert "What comes after 'to'?" in out and 'bytes, not' in err and 'building it again' in err
     corpus_index(corpus, model, length=2, quiet=True).verify()
 
-@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format'),
+@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format', encoding='utf-8'),
                                     lambda p: (p/'keys.bfloat16').unlink(), lambda p: (p/'keys.bfloat16').write_bytes(b'')],
                          ids=['no manifest', 'half a manifest', 'no numbers', 'no bytes'])
 def test_a_half_built_index_is_not_believed(new_cache, corpus, model, damage):
@@ -108,7 +108,7 @@ def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, mode
     shutil.rmtree(ours.path)
     shutil.copytree(theirs.path, ours.path)
     with pytest.raises(BadIndex, match='weights_sha256'): KeyIndex(ours.path, ours.identity, ours.strings, model)
-    (ours.path/'manifest.json').write_text(json.dumps(ours.manifest)) # even with a manifest that lies
+    (ours.path/'manifest.json').write_text(json.dumps(ours.manifest), encoding='utf-8') # even with a manifest that lies
     with pytest.raises(BadIndex, match='not those of this model'): KeyIndex(ours.path, ours.identity, ours.strings, model)
     corpus_index(corpus, model, length=1, quiet=True).verify()
 
@@ -159,9 +159,9 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
 
 @pytest.mark.parametrize('kind', ['a file', 'closed'])
 def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsys, corpus, kind):
-    (tmp_path/'text').write_text(corpus.text); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
+    (tmp_path/'text').write_text(corpus.text, encoding='utf-8'); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
     place = tmp_path/'place'
-    if kind == 'a file': place.write_text('')
+    if kind == 'a file': place.write_text('', encoding='utf-8')
     else: place.mkdir(mode=0o500)
     if kind == 'closed' and os.access(place, os.W_OK): place = Path('/proc/closed') # for root no folder is closed, but this one is
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(place))

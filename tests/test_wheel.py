@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 def run(*cmd, **kwargs):
-    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **kwargs)
+    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -26,7 +26,7 @@ def env(wheel, tmp_path_factory):
     env = tmp_path_factory.mktemp('env')
     venv.create(env, with_pip=False)
     site = Path(run(env/'bin'/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
-    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])))
+    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])), encoding='utf-8')
     run(sys.executable, '-m', 'pip', '--python', env/'bin'/'python', 'install', '--no-deps', '--no-index', wheel)
     return env
 
@@ -47,7 +47,7 @@ def test_wheel_carries_its_data(wheel):
 def test_package_comes_from_the_wheel(env, elsewhere):
     file = run(env/'bin'/'python', '-c', 'import shakespeare_ffn; print(shakespeare_ffn.__file__)', **elsewhere).strip()
     assert Path(file).is_relative_to(env)
-    assert str(env) in (env/'bin'/'ffn_explain').read_text().splitlines()[0]
+    assert str(env) in (env/'bin'/'ffn_explain').read_text(encoding='utf-8').splitlines()[0]
 
 def test_explains_a_prompt(env, elsewhere):
     said = json.loads(run(env/'bin'/'ffn_explain', '--json', 'And only l', **elsewhere))

@@ -18,7 +18,7 @@ def tune(argv) -> Approximation:
     check_match(corpus, model)
     found = calibrate(corpus, model)
     shipped = Path(__file__).resolve().parents[1]/'shakespeare_ffn'/'approximations.json'
-    if args.model is None: shipped.write_text(json.dumps({model.hash: asdict(found)}, indent=1) + '\n')
+    if args.model is None: shipped.write_text(json.dumps({model.hash: asdict(found)}, indent=1) + '\n', encoding='utf-8')
     return found
 
 if __name__ == '__main__': command('calibrate', tune)

@@ -10,7 +10,7 @@ def command_line(
 )->str: # its arguments, with one space or null character between them
     proc = Path(f'/proc/{pid}/cmdline')
     if proc.exists(): return os.fsdecode(proc.read_bytes())
-    return subprocess.run(['ps', '-ww', '-o', 'args=', '-p', pid], capture_output=True, text=True).stdout
+    return os.fsdecode(subprocess.run(['ps', '-ww', '-o', 'args=', '-p', pid], capture_output=True).stdout)
 
 def whole(
     value:str, # of PROMPT, as make has it

@@ -2,7 +2,7 @@
 
 A run that was stopped goes on after the last notebook that it finished; what nothing has changed for is not run again. Notebooks
 that are named are run in any case. Heavy intermediate results are in the user's cache folder, so a second run is much shorter."""
-import hashlib, json, os, re, time
+import hashlib, json, os, re, sys, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
@@ -21,16 +21,16 @@ def notebooks() -> list:
 def depends_on(path: Path) -> list:
     "The files that a notebook's outputs depend on: modules with lower numbers, what the package carries and, if it names them, the alternates."
     floor = path.name if path.name[0].isdigit() else '~'
-    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text())
+    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text(encoding='utf-8'))
     modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
-    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text() else []
+    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text(encoding='utf-8') else []
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
 def shown(path: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
-    text, earlier, benchmarks = path.read_text(), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
+    text, earlier, benchmarks = path.read_text(encoding='utf-8'), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
     found = [row for p in earlier for row in rows(p)] if SUMMARY.name in text else []
-    return found + [benchmarks.read_text()] if benchmarks.name in text and benchmarks.exists() else found
+    return found + [benchmarks.read_text(encoding='utf-8')] if benchmarks.name in text and benchmarks.exists() else found
 
 def fingerprint(path: Path) -> str:
     "A hash of a notebook's cells, of the files that it depends on and of the figures that it shows."
@@ -49,7 +49,9 @@ def run(path: Path) -> float: # seconds
         client = NotebookClient(nb, timeout=None, coalesce_streams=True, resources=dict(metadata=dict(path=str(path.parent))),
                                 on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n))
         try: client.execute()
-        except CellExecutionError as e: raise UserError(f'{path.name} failed and is left as it was; what finished before is kept:\n{e}') from e
+        except CellExecutionError as e:
+            print(e, file=sys.stderr)
+            raise UserError(f'{path.name} failed, as above, and is left as it was; what finished before is kept') from e
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
     write_atomically(path, (nbformat.writes(nb) + '\n').encode()) # a line of a cell on a line of its own, as Jupyter does
@@ -77,8 +79,8 @@ def reproduce(argv) -> str:
     if wrong := [path for path in asked if path not in notebooks()]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
     os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
     kept = cache_dir()/'reproduced.json'
-    done = json.loads(kept.read_text()) if kept.exists() else {}
-    took = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
+    done = json.loads(kept.read_text(encoding='utf-8')) if kept.exists() else {}
+    took = json.loads(SUMMARY.read_text(encoding='utf-8'))['seconds'] if SUMMARY.exists() else {}
     write_summary(took) # what the notebooks say now, whatever happened to the file
     changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path)
     about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
