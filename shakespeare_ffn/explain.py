@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['show_text', 'in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'explain_block', 'check_match',
-           'check_length', 'explain', 'shares', 'rows_to_show', 'bar', 'influence', 'heading', 'block_lines', 'as_text',
-           'html_bar', 'html_distribution', 'html_block', 'as_html', 'plot_block', 'as_figure', 'numbers', 'how_many',
-           'parser', 'chosen_approximation', 'check_figure', 'run', 'main']
+           'check_length', 'explain_with', 'Preview', 'explain', 'shares', 'rows_to_show', 'bar', 'influence',
+           'heading', 'block_lines', 'as_text', 'html_bar', 'html_distribution', 'html_block', 'as_html', 'plot_block',
+           'as_figure', 'numbers', 'how_many', 'parser', 'chosen_approximation', 'check_figure', 'run', 'main']
 
 # %% ../nbs/08_explain.ipynb #c003
 import argparse, json, os
@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
 
+import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .corpus_keys import corpus_index
+from .corpus_keys import corpus_index, say
 from .cosine_sims import similar, threshold_attention
 from .data import Corpus, Parser, UserError, command, device, load_corpus, scale, stamp, took
-from .model import Transformer, check_prompt, load_model, next_char_probs
+from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state, snapshot
 from .similar_space import Approximation, article_approximation, tuned_approximation, unigram
 from .text_analysis import COLOURS, hellinger, next_counts, normalise, plot_next, show_char, top_tokens
 
@@ -106,6 +107,7 @@ def explain_block(b, query, index, values, tokenizer, threshold, weight, exclude
 # %% ../nbs/08_explain.ipynb #c020
 def check_match(corpus: Corpus, model: Transformer):
     "A `UserError` unless the model was trained on this corpus."
+    if not hasattr(model, 'metadata'): raise UserError('the model does not say what it was trained on; save it with `save_model` and load it')
     if model.tokenizer.chars != corpus.tokenizer.chars or model.metadata.get('corpus_sha256') != corpus.sha256:
         raise UserError(f'the model was trained on another text (SHA-256 {model.metadata.get("corpus_sha256", "unknown")[:12]}…) '
                         f'than this one ({corpus.sha256[:12]}…); give both, the text and the model trained on it')
@@ -117,7 +119,57 @@ def check_length(prompt: str, length) -> int:
                                                        f'give one from 1 to {len(prompt)}')
     return length
 
+# %% ../nbs/08_explain.ipynb #h46
+def explain_with(index, prompt, corpus, said, approximation, top, exclude_self, device) -> Explanation:
+    "Explain the end of a prompt, as long as the index's strings; `said` is what the model says `(vocab_size,)`."
+    tokenizer, asked = corpus.tokenizer, prompt[-index.strings.length:]
+    values, number = next_counts(index.strings, len(tokenizer))[index.ids], index.strings.find(asked)
+    own_row = int(index.row_of[number]) if exclude_self and number >= 0 else -1
+    each = zip(index.queries([asked]), approximation.thresholds, approximation.weights)
+    blocks, counts = zip(*(explain_block(b, query[0], index, values, tokenizer, t, w, own_row, top, device)
+                           for b, (query, t, w) in enumerate(each)))
+    p, empty = approximation(torch.stack(counts)[:, None], unigram(corpus))
+    return Explanation(prompt, len(asked), scale(), index.identity['weights_sha256'], hellinger(p[0], said).item(), empty.item(),
+                       top_tokens(said, tokenizer, None), top_tokens(p[0], tokenizer, None), list(blocks), corpus, approximation.source)
+
+# %% ../nbs/08_explain.ipynb #h41
+class Preview:
+    "Says what is known of an answer while the index is built; to be given to `corpus_index` as `watch`."
+    def __init__(self, asked: str, said: torch.Tensor, corpus: Corpus, approximation: Approximation, exclude_self=False):
+        self.asked, self.said, self.corpus, self.approximation = asked, said, corpus, approximation
+        self.strings, self.begun = corpus.substrings(len(asked)), False
+        self.own = self.strings.find(asked) if exclude_self else -1
+        self.passed = np.zeros((len(approximation.thresholds), len(self.strings)), bool) # which strings are similar, as far as is known
+
+    def counts(self) -> torch.Tensor: # (n_layer, vocab_size)
+        "How often each character follows the similar strings."
+        s, n_chars = self.strings, len(self.corpus.tokenizer)
+        following, at = s.all_tokens[s.length:], s.ids[:len(s.all_tokens)-s.length]
+        return torch.from_numpy(np.stack([np.bincount(following[passed[at]], minlength=n_chars) for passed in self.passed]))
+
+    def look(self, news, keys):
+        "Compare the prompt with rows that are new."
+        queries = keys(self.corpus.tokenizer.encode(self.asked)[None])
+        for ids, rows in news:
+            for b, t in enumerate(self.approximation.thresholds):
+                self.passed[b, ids[similar(queries[b, 0], rows[b], t)[0]]] = True
+        if self.own >= 0: self.passed[:, self.own] = False
+
+# %% ../nbs/08_explain.ipynb #h43
+@patch
+def __call__(self: Preview, share: float, news, keys):
+    "Say what is known: the model's distribution the first time, the approximation when a share of the strings is done."
+    line = lambda who, p: f'  {who:<40}{shares(top_tokens(p, self.corpus.tokenizer, None))}'
+    if not self.begun: say('\n'.join([f'After {self.asked!r}, while the index is built:', line('model', self.said)]))
+    self.begun = True
+    if not share: return
+    self.look(news, keys)
+    p, empty = self.approximation(self.counts()[:, None], unigram(self.corpus))
+    distance = 'no similar string yet' if empty else f'Hellinger distance {hellinger(p[0], self.said).item():.3f}'
+    say(line(f'approximation from {share:.0%} of the strings', p[0]) + f'  ({distance})')
+
 # %% ../nbs/08_explain.ipynb #c022
+@plain_state()
 def explain(prompt: str,
             corpus: Corpus = None,               # default: Tiny Shakespeare
             model: Transformer = None,           # default: the weights that the package carries
@@ -127,21 +179,17 @@ def explain(prompt: str,
             exclude_self=False,                  # leave the prompt itself out of the similar strings
             device='cpu', quiet=False) -> Explanation:
     "What the model says comes after the prompt, and which corpus strings each block puts it with. The first call builds an index."
-    model = model or load_model(device=device)
+    model = snapshot(model or load_model(device=device))
     check_prompt(prompt, model)
     length = check_length(prompt, length)
     corpus = corpus or load_corpus()
     check_match(corpus, model)
-    approximation = (approximation or tuned_approximation(model)).check(model.config.n_layer)
-    index, asked = corpus_index(corpus, model, length, quiet=quiet), prompt[-length:]
+    approximation = (approximation or tuned_approximation(model)).check(len(model.blocks))
+    asked = prompt[-length:]
     said = next_char_probs(model, model.tokenizer.encode(asked)[None])[0].cpu()
-    values, number = next_counts(index.strings, len(corpus.tokenizer))[index.ids], index.strings.find(asked)
-    own_row = int(index.row_of[number]) if exclude_self and number >= 0 else -1
-    blocks, counts = zip(*(explain_block(b, query[0], index, values, corpus.tokenizer, t, w, own_row, top, device) for b, (query, t, w)
-                           in enumerate(zip(index.queries([asked]), approximation.thresholds, approximation.weights))))
-    p, empty = approximation(torch.stack(counts)[:, None], unigram(corpus))
-    return Explanation(prompt, length, scale(), model.hash, hellinger(p[0], said).item(), empty.item(), top_tokens(said, corpus.tokenizer, None),
-                       top_tokens(p[0], corpus.tokenizer, None), list(blocks), corpus, approximation.source)
+    preview = None if quiet else Preview(asked, said, corpus, approximation, exclude_self)
+    index = corpus_index(corpus, model, length, quiet=quiet, watch=preview)
+    return explain_with(index, prompt, corpus, said, approximation, top, exclude_self, device)
 
 # %% ../nbs/08_explain.ipynb #c024
 def shares(p: dict, n=6, least=.005) -> str:

@@ -20,7 +20,7 @@ from tqdm.std import tqdm
 
 from .data import UserError, accelerator, cache_dir, load_corpus, record, reference, scale, stamp, took, write_atomically
 from .hooks import run_from
-from .model import Transformer, load_model
+from .model import Transformer, evaluating, load_model
 from .text_analysis import COLOURS, show_char
 
 # %% ../nbs/11_learned_embeddings.ipynb #c006
@@ -58,7 +58,7 @@ class Learner:
                  tokens: torch.Tensor, # (n_tokens,) ids
                  n: int,               # embeddings a token
                  speed: int, target: float, seed: int, spread=1.): # as in `learn_embeddings`
-        self.model, self.block, self.speed, self.target, self.spread, self.done = model, block, speed, target, spread, 0
+        self.model, self.block, self.speed, self.target, self.spread, self.done = evaluating(model), block, speed, target, spread, 0
         self.asked = dict(block=block, tokens=tokens.tolist(), n=n, speed=speed, target=target, seed=seed, spread=spread)
         device = model.lm_head.weight.device
         self.tokens, self.active = tokens.to(device), torch.arange(len(tokens), device=device)
