@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Dropout', 'SelfAttention', 'causal_weights', 'FeedForward', 'Block', 'Config', 'init_weights', 'Transformer',
-           'weights_hash', 'config_of', 'save_model', 'read_weights', 'load_model', 'next_char_probs', 'check_prompt',
-           'generate']
+           'weights_hash', 'config_of', 'save_model', 'read_weights', 'check_weights', 'load_model', 'next_char_probs',
+           'check_prompt', 'generate']
 
 # %% ../nbs/01_model.ipynb #c003
 import hashlib
@@ -123,7 +123,7 @@ def weights_hash(tensors: dict) -> str: # name → tensor
     h = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         h.update(f'{name} {tuple(t.shape)} {t.dtype}\n'.encode())
-        h.update(t.contiguous().view(torch.uint8).numpy())
+        h.update(t.contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()
 
 # %% ../nbs/01_model.ipynb #c033
@@ -150,12 +150,22 @@ def read_weights(path) -> tuple: # name → tensor, metadata
     read_file(path) if not Path(path).is_file() else None
     try:
         with safe_open(path, 'pt') as f: tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except (SafetensorError, OSError) as e: raise UserError(f'{path} is not a readable safetensors file ({e}); get it again') from e
+    except (SafetensorError, OSError, KeyError, AttributeError) as e: # a type of numbers that PyTorch lacks
+        raise UserError(f'{path} is not a readable safetensors file ({e}); get it again') from e
     if metadata.get('weights_sha256') != weights_hash(tensors):
         raise UserError(f'{path} fails its check: its weights do not have the hash that it states; get it again')
     return tensors, metadata
 
 # %% ../nbs/01_model.ipynb #c039
+def check_weights(tensors: dict, metadata: dict):
+    "A `ValueError` unless all numbers are floating-point and finite, and heads and vocabulary fit."
+    for name, t in tensors.items():
+        if not (t.is_floating_point() and t.float().isfinite().all()): raise ValueError(f'{name} has numbers that are no weights')
+    vocab_size, n_embed = tensors['token_embedding.weight'].shape
+    if int(metadata['n_head']) < 1 or n_embed % int(metadata['n_head']): raise ValueError(f"{metadata['n_head']} heads")
+    if not len(metadata['chars']) == len(set(metadata['chars'])) == vocab_size:
+        raise ValueError(f'its vocabulary is not one of {vocab_size} characters')
+
 def load_model(path=None,    # a file written by `save_model`; default: the weights that the package carries
                device='cpu',
               ) -> Transformer: # in evaluation mode, float32, with `.tokenizer`, `.hash` and `.metadata`
@@ -163,6 +173,7 @@ def load_model(path=None,    # a file written by `save_model`; default: the weig
     path = path or WEIGHTS
     tensors, metadata = read_weights(path)
     try:
+        check_weights(tensors, metadata)
         model = Transformer(config_of({k: v.shape for k, v in tensors.items()}, int(metadata['n_head'])))
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (KeyError, ValueError, RuntimeError) as e:
