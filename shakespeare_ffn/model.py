@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 
-from .data import WEIGHTS, CharTokenizer, UserError, read_file, reference, stamp, took, write_atomically
+from .data import WEIGHTS, CharTokenizer, UserError, lacks_memory, read_file, reference, stamp, took, write_atomically
 
 # %% ../nbs/01_model.ipynb #c011
 class Dropout(nn.Module):
@@ -150,7 +150,8 @@ def read_weights(path) -> tuple: # name → tensor, metadata
     read_file(path) if not Path(path).is_file() else None
     try:
         with safe_open(path, 'pt') as f: tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except (SafetensorError, OSError, KeyError, AttributeError) as e: # a type of numbers that PyTorch lacks
+    except (SafetensorError, OSError, KeyError, AttributeError) as e: # such as a type of numbers that PyTorch lacks
+        if lacks_memory(e): raise
         raise UserError(f'{path} is not a readable safetensors file ({e}); get it again') from e
     if metadata.get('weights_sha256') != weights_hash(tensors):
         raise UserError(f'{path} fails its check: its weights do not have the hash that it states; get it again')
@@ -177,6 +178,7 @@ def load_model(path=None,    # a file written by `save_model`; default: the weig
         model = Transformer(config_of({k: v.shape for k, v in tensors.items()}, int(metadata['n_head'])))
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (KeyError, ValueError, RuntimeError) as e:
+        if lacks_memory(e): raise
         raise UserError(f'{path} does not hold the weights of this architecture ({str(e).splitlines()[-1].strip()}); '
                         'give a file written by this package') from e
     model.tokenizer, model.hash, model.metadata = CharTokenizer(metadata['chars']), metadata['weights_sha256'], metadata
