@@ -119,7 +119,7 @@ def true_float32():
         torch.set_float32_matmul_precision('highest')
         p['users'] += 1
     try:
-        with torch.autocast('cpu', enabled=False), torch.autocast('cuda', enabled=False): yield
+        with torch.autocast('cpu', enabled=False), torch.autocast('cuda', enabled=False), torch.autocast('mps', enabled=False): yield
     finally:
         with p['lock']:
             p['users'] -= 1
@@ -419,7 +419,8 @@ def product_rates(device='cpu') -> dict: # 'float32', 'bfloat16' → GFLOP a sec
     for _ in range(5):
         for name in best:
             if math.inf > best[name] > 8*min(best.values()): continue # so slow that it need not be taken again
-            a, b = (x.to(getattr(torch, name)) for x in (rows, columns))
+            try: a, b = (x.to(getattr(torch, name)) for x in (rows, columns))
+            except (TypeError, RuntimeError): continue # a device that lacks it: no rate at all
             with true_float32():
                 start = time.perf_counter()
                 (a @ b)[0, 0].item() # waits for a GPU
