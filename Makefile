@@ -3,6 +3,7 @@
 VENV   := .venv
 BIN     = $(VENV)/bin
 PYTHON  = python3 python3.13 python3.12 python3.11 python3.10
+PIP     = pip>=21.3
 PROMPT  = And only l
 ARGS    =
 NB      =
@@ -79,9 +80,11 @@ echo "Making $(VENV) with $$($$python --version) …"; \
 	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 
+# Python brings a pip that may be too old for what comes next; one that is new enough is left alone, and nothing is looked up.
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
 define install
-rm -f $@; { $(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
+rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)' && \
+	$(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
 	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
 	-e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \

@@ -7,7 +7,7 @@ __all__ = ['TILE', 'QUERY_TILE', 'GROUP', 'DIMS', 'sum_in_order', 'root', 'cosin
            'error_bound', 'Batch', 'all_cosines', 'find_true', 'pairs', 'Values', 'count_one', 'principal', 'round_up',
            'shorten', 'Sieve', 'Boxes', 'Cascade', 'time_of', 'sample_of', 'cheapest', 'choose_sieve', 'batches',
            'best_device', 'launch', 'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out',
-           'block_counts', 'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
+           'block_counts', 'check_sizes', 'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -458,9 +458,10 @@ def count_levels(found, queries, keys, values: Values, thresholds) -> torch.Tens
 # %% ../nbs/05_cosine_sims.ipynb #c079
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
-    t = torch.as_tensor(thresholds, dtype=torch.float64)
+    try: t = float64(thresholds).detach().cpu()
+    except (TypeError, ValueError) as e: raise UserError(f'thresholds are numbers, as many for each block; got {thresholds}') from e
     if t.dim() not in (1, 2) or len(t) != n_layer: raise UserError(f'{t.shape[0] if t.dim() else 1} thresholds given; the model has {n_layer} blocks and needs one for each')
-    if not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
+    if not t.numel() or not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
 # %% ../nbs/05_cosine_sims.ipynb #c082
@@ -473,7 +474,8 @@ def take_out(counts, queries, keys, values: Values, thresholds, exclude):
 def block_counts(queries, keys, values: Values, thresholds, exclude=None, device='cpu', progress=lambda n: None, **kwargs):
     "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)` of one block."
     thresholds, order = thresholds.sort()
-    if torch.device(device).type == 'cuda':
+    if not (len(queries) and len(keys)): counts = torch.zeros(len(thresholds), len(queries), values.counts.shape[1], dtype=torch.long)
+    elif torch.device(device).type == 'cuda':
         counts = torch.stack([count_fused(queries, keys, values, t, device) for t in thresholds.tolist()])
         progress(len(keys))
     else:
@@ -483,7 +485,20 @@ def block_counts(queries, keys, values: Values, thresholds, exclude=None, device
     counts = counts[order.argsort()]
     return counts[..., :-1], counts[..., -1]
 
+# %% ../nbs/05_cosine_sims.ipynb #h4p
+def check_sizes(queries, keys, values, exclude): # → values
+    "A `ValueError` unless sizes go together, and all sums of values are exact in float64."
+    if not (queries.dim() == keys.dim() == 3 and queries.shape[::2] == keys.shape[::2]):
+        raise ValueError(f'queries {tuple(queries.shape)} and keys {tuple(keys.shape)} are not (n_layer, n, n_embed) of the same blocks')
+    if not len(values) == keys.shape[1]: raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
+    if exclude is not None and not (exclude.shape == queries.shape[1:2] and exclude.dtype == torch.long):
+        raise ValueError(f'exclude is a whole number for each of {queries.shape[1]} queries')
+    most = values.max().item() if values.numel() else 0
+    if len(values)*most >= 2**53 and max(map(sum, values.T.tolist())) >= 2**53: raise ValueError('sums of values must stay below 2**53')
+    return values
+
 # %% ../nbs/05_cosine_sims.ipynb #c084
+@torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
@@ -498,9 +513,9 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
 
     Counts are `(n_layer, n_queries, vocab_size)` int64, n_matches `(n_layer, n_queries)`; with several thresholds a block,
     `(n_layer, n_thresholds, …)`. Exact: the result of `threshold_attention_loop`, whatever the sieve, the threads and the order of keys."""
-    several, thresholds = torch.as_tensor(thresholds).dim() == 2, check_thresholds(thresholds, len(keys))
-    if not len(values) == keys.shape[1]: raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
-    exclude, values = None if exclude is None else torch.as_tensor(exclude), Values(values)
+    thresholds, several = check_thresholds(thresholds, len(keys)), float64(thresholds).dim() == 2
+    queries, keys, exclude = queries.detach(), keys.detach(), None if exclude is None else torch.as_tensor(exclude).cpu()
+    values = Values(check_sizes(queries, keys, values, exclude))
     device = device or best_device(queries, keys)
     with tqdm(total=keys.shape[0]*keys.shape[1], unit='keys', unit_scale=True, disable=progress is not True) as bar:
         step = progress if callable(progress) else bar.update
@@ -540,16 +555,18 @@ def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, 
     return found
 
 # %% ../nbs/05_cosine_sims.ipynb #c108
+@torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,
             exclude=-1,           # a key to leave out
-            device='cpu',
+            device='cpu',          # what has no float64, such as Apple's GPU, leaves the search to the CPU
            ) -> tuple:            # rows of keys (n_matches,) int64, cosines (n_matches,) float64; best first, ties by row
     "The keys whose cosine with the query exceeds the threshold."
-    t = torch.tensor([threshold], dtype=torch.float64)
-    k = torch.cat([k for _, k, _ in matches(batches(query[None], keys, threshold, device=device), query[None], keys, t)])
+    query, keys, t = query.detach(), keys.detach(), check_thresholds([threshold], 1)[0]
+    found = batches(query[None], keys, t.item(), device=device if torch.device(device).type == 'cuda' else 'cpu') if len(keys) else []
+    k = torch.cat([torch.empty(0, dtype=torch.long), *(k for _, k, _ in matches(found, query[None], keys, t))])
     k = k[k != exclude]
     cosines = cosine(query, keys[k])
     best = cosines.argsort(descending=True, stable=True)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BEGINNINGS', 'KINDS', 'plain_state', 'Dropout', 'SelfAttention', 'causal_weights', 'FeedForward', 'Block', 'Config',
            'init_weights', 'Transformer', 'weights_hash', 'config_of', 'save_model', 'read_weights', 'NoBeginning',
-           'load_model', 'evaluating', 'peculiarity', 'check_plain', 'snapshot', 'next_char_probs', 'check_prompt',
-           'generate']
+           'check_weights', 'load_model', 'evaluating', 'peculiarity', 'check_plain', 'snapshot', 'next_char_probs',
+           'check_prompt', 'generate']
 
 # %% ../nbs/01_model.ipynb #c003
 import copy, hashlib
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save, save_file
 from torch.overrides import TorchFunctionMode
 
-from .data import WEIGHTS, CharTokenizer, UserError, read_file, reference, stamp, took, true_float32, write_atomically
+from .data import WEIGHTS, CharTokenizer, UserError, lacks_memory, read_file, reference, stamp, took, true_float32, write_atomically
 
 # %% ../nbs/01_model.ipynb #h2b
 @contextmanager
@@ -165,7 +165,9 @@ def read_weights(path) -> tuple: # name → tensor, metadata
     read_file(path) if not Path(path).is_file() else None
     try:
         with safe_open(path, 'pt') as f: tensors, metadata = {k: f.get_tensor(k) for k in f.keys()}, f.metadata() or {}
-    except (SafetensorError, OSError) as e: raise UserError(f'{path} is not a readable safetensors file ({e}); get it again') from e
+    except (SafetensorError, OSError, KeyError, AttributeError) as e: # such as a type of numbers that PyTorch lacks
+        if lacks_memory(e): raise
+        raise UserError(f'{path} is not a readable safetensors file ({e}); get it again') from e
     if metadata.get('weights_sha256') != weights_hash(tensors):
         raise UserError(f'{path} fails its check: its weights do not have the hash that it states; get it again')
     return tensors, metadata
@@ -179,6 +181,15 @@ class NoBeginning(TorchFunctionMode):
         return f(*args, **(kwargs or {})) if f not in BEGINNINGS else None
 
 # %% ../nbs/01_model.ipynb #c039
+def check_weights(tensors: dict, metadata: dict):
+    "A `ValueError` unless all numbers are floating-point and finite, and heads and vocabulary fit."
+    for name, t in tensors.items():
+        if not (t.is_floating_point() and t.float().isfinite().all()): raise ValueError(f'{name} has numbers that are no weights')
+    vocab_size, n_embed = tensors['token_embedding.weight'].shape
+    if int(metadata['n_head']) < 1 or n_embed % int(metadata['n_head']): raise ValueError(f"{metadata['n_head']} heads")
+    if not len(metadata['chars']) == len(set(metadata['chars'])) == vocab_size:
+        raise ValueError(f'its vocabulary is not one of {vocab_size} characters')
+
 @plain_state()
 def load_model(path=None,    # a file written by `save_model`; default: the weights that the package carries
                device='cpu',
@@ -187,9 +198,11 @@ def load_model(path=None,    # a file written by `save_model`; default: the weig
     path = path or WEIGHTS
     tensors, metadata = read_weights(path)
     try:
+        check_weights(tensors, metadata)
         with NoBeginning(): model = Transformer(config_of({k: v.shape for k, v in tensors.items()}, int(metadata['n_head'])))
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (KeyError, ValueError, RuntimeError) as e:
+        if lacks_memory(e): raise
         raise UserError(f'{path} does not hold the weights of this architecture ({str(e).splitlines()[-1].strip()}); '
                         'give a file written by this package') from e
     model.tokenizer, model.metadata = CharTokenizer(metadata['chars']), metadata

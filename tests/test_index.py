@@ -1,5 +1,5 @@
 "The index on disk: killed builds, damaged and foreign files, two builds at once, disks that are full or closed."
-import errno, json, os, resource, shutil, signal, subprocess, tempfile, time
+import errno, json, os, shutil, signal, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from shakespeare_ffn import corpus_keys
@@ -28,6 +28,7 @@ def wait_for(condition, process, seconds=120):
 @pytest.fixture
 def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 
+@pytest.mark.posix
 def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
     process = start(BUILD, 4)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
@@ -161,8 +162,10 @@ def test_two_builds_at_once(new_cache, full, start):
 
 def limit_files(n_bytes):
     "In a child: no file may grow beyond this."
+    import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
+@pytest.mark.posix
 def test_a_disk_that_fills_up_while_building(new_cache, full, start):
     process = start('from shakespeare_ffn.explain import main; main()', 'tho', preexec_fn=lambda: limit_files(2_000_000))
     out, err = process.communicate(timeout=100)
@@ -170,6 +173,7 @@ def test_a_disk_that_fills_up_while_building(new_cache, full, start):
     assert 'ffn_explain: cannot write the index' in err.splitlines()[-1] and 'make room' in err
     assert folders(new_cache) == []
 
+@pytest.mark.posix
 def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsys):
     small = tmp_path/'small'
     small.mkdir()
@@ -186,6 +190,7 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
         assert [p for p in (small/'keys').iterdir() if p.is_dir()] == []
     finally: subprocess.run(['umount', small], check=True)
 
+@pytest.mark.posix
 @pytest.mark.parametrize('kind', ['a file', 'closed'])
 def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsys, corpus, kind):
     (tmp_path/'text').write_text(corpus.text); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
@@ -198,6 +203,7 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'SHAKESPEARE_FFN_CACHE' in err, err
 
+@pytest.mark.posix
 def test_interrupted_by_hand(new_cache, full, start):
     heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)' # a shell's background jobs, tests among them, ignore it
     process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a') # takes long enough to be caught in the middle

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
 from tqdm import tqdm
-from shakespeare_ffn.data import Parser, UserError, cache_dir, command, stamp, write_atomically
+from shakespeare_ffn.data import Parser, UserError, cache_dir, command, keep, kept, stamp, write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 NBS, PACKAGE, SUMMARY = ROOT/'nbs', ROOT/'shakespeare_ffn', ROOT/'results'/'summary.json'
@@ -21,16 +21,16 @@ def notebooks() -> list:
 def depends_on(path: Path) -> list:
     "The files that a notebook's outputs depend on: modules with lower numbers, what the package carries and, if it names them, the alternates."
     floor = path.name if path.name[0].isdigit() else '~'
-    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text())
+    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text(encoding='utf-8'))
     modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
-    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text() else []
+    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text(encoding='utf-8') else []
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
 def shown(path: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
-    text, earlier, benchmarks = path.read_text(), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
+    text, earlier, benchmarks = path.read_text(encoding='utf-8'), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
     found = [row for p in earlier for row in rows(p)] if SUMMARY.name in text else []
-    return found + [benchmarks.read_text()] if benchmarks.name in text and benchmarks.exists() else found
+    return found + [benchmarks.read_text(encoding='utf-8')] if benchmarks.name in text and benchmarks.exists() else found
 
 def fingerprint(path: Path) -> str:
     "A hash of a notebook's cells, of the files that it depends on and of the figures that it shows."
@@ -76,9 +76,10 @@ def reproduce(argv) -> str:
     asked = [path.resolve() for path in p.parse_args(argv).notebooks]
     if wrong := [path for path in asked if path not in notebooks()]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
     os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
-    kept = cache_dir()/'reproduced.json'
-    done = json.loads(kept.read_text()) if kept.exists() else {}
-    took = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
+    os.environ['SHAKESPEARE_FFN_CACHE'] = str(cache_dir()) # notebooks run in another folder
+    finished = cache_dir()/'reproduced.kept'
+    done = json.loads(kept(finished) or '{}')
+    took = json.loads(SUMMARY.read_text(encoding='utf-8'))['seconds'] if SUMMARY.exists() else {}
     write_summary(took) # what the notebooks say now, whatever happened to the file
     changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path)
     about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
@@ -92,7 +93,7 @@ def reproduce(argv) -> str:
         took[path.stem] = run(path)
         done[path.stem] = dict(fingerprint=before)
         write_summary(took) # later ones read it
-        write_atomically(kept, json.dumps(done).encode())
+        keep(finished, json.dumps(done).encode())
         n_run += 1
     return f'{n_run} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
 
