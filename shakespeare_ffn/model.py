@@ -123,7 +123,7 @@ def weights_hash(tensors: dict) -> str: # name → tensor
     h = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         h.update(f'{name} {tuple(t.shape)} {t.dtype}\n'.encode())
-        h.update(t.contiguous().view(torch.uint8).numpy())
+        h.update(t.cpu().contiguous().view(torch.uint8).numpy())
     return h.hexdigest()
 
 # %% ../nbs/01_model.ipynb #c033
