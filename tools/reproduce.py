@@ -105,10 +105,10 @@ def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it 
         ran.append(path)
     return ran
 
-def copy_to(folder: Path):
+def copy_to(folder: Path, root: Path):
     "Bring a folder up to the checkout's state; a notebook there whose cells are the same keeps what it found."
-    for path in [p for pattern in COPIED for p in sorted(ROOT.glob(pattern)) if p.is_file()]:
-        target = folder/path.relative_to(ROOT)
+    for path in [p for pattern in COPIED for p in sorted(root.glob(pattern)) if p.is_file()]:
+        target = folder/path.relative_to(root)
         if path.suffix == '.ipynb' and target.exists() and sources(path) == sources(target): continue
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
@@ -132,7 +132,7 @@ def check(asked: list) -> str:
     "Run a copy of the notebooks, and say what differs from the committed figures; ends with exit code 1 if a row is out."
     folder = cache_dir()/'checked'
     kept, there = folder/'reproduced.json', lambda path: folder/path.relative_to(ROOT)
-    copy_to(folder)
+    copy_to(folder, ROOT)
     go_on(folder, kept, [there(path) for path in asked])
     ran = {path.stem for path in asked} or {path.stem for path in notebooks(ROOT)}
     committed, found = ([r for r in rows if r['notebook'] in ran] for rows in (read_json(summary_file(ROOT)).get('rows', []), summary(folder)))
