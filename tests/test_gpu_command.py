@@ -1,5 +1,4 @@
 "`make gpu`: its stages go on where they stopped, and a table says what held. Here on the CPU, over a small project."
-import subprocess, sys
 from pathlib import Path
 import gpu, nbformat, pytest, torch
 
@@ -16,11 +15,11 @@ def counting(path, then=''):
 
 @pytest.fixture
 def project(tmp_path, new_cache, monkeypatch):
-    "Two notebooks, two tests, a benchmark and something heavy, each of which counts how often it ran."
+    "A notebook, two tests, a benchmark and something heavy, each of which counts how often it ran."
     for name, before in dict(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_ARITHMETIC='float32', CUDA_VISIBLE_DEVICES='').items(): monkeypatch.setenv(name, before)
     root, ran = tmp_path/'project', tmp_path/'ran'
     ran.mkdir()
-    for name in 'nbs/00_data.ipynb', 'nbs/index.ipynb', 'benchmarks/gpu.py', 'shakespeare_ffn/data.py': write(root/name, counting(ran/Path(name).stem))
+    for name in 'nbs/index.ipynb', 'benchmarks/gpu.py', 'shakespeare_ffn/data.py': write(root/name, counting(ran/Path(name).stem))
     for name in 'gpu', 'other': write(root/'tests'/f'test_{name}.py', f'def test_it():\n    exec({counting(ran/f"test_{name}")!r})\n')
     monkeypatch.setattr(gpu, 'HEAVY', dict(heavy=counting(ran/'heavy')))
     monkeypatch.setattr(gpu, 'IMPORTS', '')
@@ -37,15 +36,15 @@ def ran(project): return {p.name: len(p.read_text().splitlines()) for p in (proj
 def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     write(project/'nbs'/'index.ipynb', counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))
     code, text = go(project, capsys)
-    once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', '00_data', 'index', 'test_other'], 1)
+    once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', 'index', 'test_other'], 1)
     assert code == 1 and ran(project) == once, text
     assert (project.parent/'ran'/'heavy').read_text() == 'smoke \n' # on the CPU, at smoke scale
-    lines = text.splitlines()[-9:-2]
+    lines = text.splitlines()[-8:-2]
     assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'], ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]
-    assert [line for line in lines if 'failed' in line and line.endswith('ValueError: no such thing')] and '5 of 6 held' in text
+    assert [line for line in lines if 'failed' in line and line.endswith('ValueError: no such thing')] and '4 of 5 held' in text
     write(project/'nbs'/'index.ipynb', counting(project.parent/'ran'/'index'))
     code, text = go(project, capsys) # only what failed
-    assert code == 0 and ran(project) == once | dict(index=2) and '6 of 6 held' in text, text
+    assert code == 0 and ran(project) == once | dict(index=2) and '5 of 5 held' in text, text
     gpu.HEAVY['heavy'] += 'import time; time.sleep(60)'
     code, text = go(project, capsys, '--limit', '2')
     assert code == 1 and ran(project) == once | dict(index=2, heavy=2)
@@ -56,8 +55,7 @@ def test_stages_go_on_and_a_table_says_what_held(project, capsys):
 
 def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available(): pytest.skip('there is one')
-    done = subprocess.run([sys.executable, ROOT/'tools'/'gpu.py'], capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.startswith('gpu: there is no GPU here') and done.stderr.count('\n') == 1
+    with pytest.raises(gpu.UserError, match='there is no GPU here'): gpu.gpu([])
 
 def test_stages_of_this_project():
     names = [stage.name for stage in gpu.stages(ROOT, dry=False)]
