@@ -8,7 +8,7 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test export reproduce models calibrate readme docs bench clean stale
+.PHONY: help explain test export reproduce gpu models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -26,9 +26,12 @@ test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and th
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
 
-reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's
-	@$(BIN)/python tools/reproduce.py $(NB)
-	@$(BIN)/python tools/readme.py
+reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's (ARGS=--check: compare them with those that are committed, and write nothing)
+	@$(BIN)/python tools/reproduce.py $(ARGS) $(NB)
+	@$(if $(filter --check,$(ARGS)),,$(BIN)/python tools/readme.py)
+
+gpu: $(VENV)/dev.ok ## on a machine with a GPU: run the notebooks, the tests and the benchmark there, in stages that go on, and say what held
+	@$(BIN)/python tools/gpu.py $(ARGS)
 
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)
@@ -44,9 +47,9 @@ docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	@touch README.md  # else nbdev_docs may take it for older than its notebook and write its own
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
-bench: $(VENV)/dev.ok ## run the side-by-side measurements
+bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour without a GPU (ARGS="index explain" for some)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer
-	@for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit; done
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)
 	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis

@@ -138,7 +138,7 @@ def weights_hash(tensors: dict) -> str: # name → tensor
     h = hashlib.sha256()
     for name, t in sorted(tensors.items()):
         h.update(f'{name} {tuple(t.shape)} {t.dtype}\n'.encode())
-        h.update(t.reshape(-1).contiguous().view(torch.uint8).numpy()) # flat: a scalar has bytes, too
+        h.update(t.cpu().reshape(-1).contiguous().view(torch.uint8).numpy()) # flat: a scalar has bytes, too
     return h.hexdigest()
 
 # %% ../nbs/01_model.ipynb #c033

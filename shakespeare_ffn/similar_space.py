@@ -194,7 +194,7 @@ def calibrate(corpus: Corpus,
     best, n_layer = torch.full((model.config.n_layer, 1), .775).double(), model.config.n_layer
     for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
         ids = calibration_ids(strings, some)
-        probs = next_char_probs(model, strings.tokens(ids))
+        probs = next_char_probs(model, strings.tokens(ids)).cpu()
         grid = (best + offsets).clamp(-1, .99).double().round(decimals=4)
         counts, _ = threshold_attention(index.queries([strings[i] for i in ids]), index.keys, values, grid, progress=progress)
         best = grid[torch.arange(n_layer), block_distances(counts, probs, often).argmin(1)][:, None]
