@@ -157,6 +157,7 @@ def test_nothing_passes_is_said(capsys):
     assert '(empty)' in text and text.count('no similar string') == 6
     assert json.loads(answer(capsys, 'zq$zq$zq$3', '--thresholds', '1,1,1,1,1,1', '--json'))['empty'] is True
 
+@pytest.mark.posix
 def test_whoever_reads_may_stop(tmp_path):
     done = subprocess.run(f'{sys.executable} -c "from shakespeare_ffn.explain import main; main()" --top all "And only l" | head -1',
                           shell=True, capture_output=True, text=True, encoding='utf-8')

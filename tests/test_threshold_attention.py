@@ -3,7 +3,7 @@ import os, socket, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn.cosine_sims import Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
 
 @st.composite
 def problems(draw):
@@ -39,13 +39,16 @@ def test_equals_the_loop(problem):
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), d=st.integers(1, 12), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
-def test_a_sieve_loses_nothing(problem, d, bfloat16, end, seed):
-    "However few dimensions, and in any basis; the last group of keys need not be whole"
+@given(problem=problems(), plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3),
+       bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
+def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
+    "However few dimensions, in any basis, one after the other; the last group of keys need not be whole"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
-    directions = torch.linalg.qr(torch.randn(queries.shape[1], d, generator=torch.Generator().manual_seed(seed)))[0]
-    sieve = Sieve(unit(queries), directions, threshold, torch.bfloat16 if bfloat16 else torch.float32)
+    plan = [(kind if i == 0 else Sieve, d) for i, (kind, d) in enumerate(plan)]
+    basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=torch.Generator().manual_seed(seed)))[0]
+    sieves = [kind(unit(queries), basis[:, :d], threshold, torch.bfloat16 if bfloat16 else torch.float32) for kind, d in plan]
+    sieve = Cascade(unit(queries), *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(sieve.batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts, [threshold])

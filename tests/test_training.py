@@ -42,6 +42,7 @@ t.step = step
 t.main()
 """
 
+@pytest.mark.posix
 @pytest.mark.parametrize('sent, save_every, n_done', [('SIGKILL', 180, 10), ('SIGKILL', 0, 12), ('SIGINT', 180, 13)]) # looks at 5, 10, 15, 20
 def test_killed_and_taken_up_it_ends_where_an_unbroken_run_ends(text, tmp_path, start, sent, save_every, n_done):
     whole, broken, checkpoint = tmp_path/'whole', tmp_path/'broken', tmp_path/'broken.checkpoint'
@@ -138,6 +139,7 @@ def test_nothing_is_overwritten(capsys, text, tmp_path, there):
     assert f'{there} is there already' in refused(capsys, '--text', text, '--output', tmp_path/'w')
     assert (tmp_path/there).read_text(encoding='utf-8') == 'precious'
 
+@pytest.mark.posix
 def test_places_that_cannot_be_written(capsys, text, tmp_path):
     for place in text/'w', tmp_path/('w'*250), tmp_path/('w'*230), Path('/proc/nowhere/w'):
         assert f'cannot write {place}' in refused(capsys, '--text', text, '--output', place)
@@ -150,6 +152,7 @@ def test_a_foreign_checkpoint(capsys, text, tmp_path):
     assert 'its seed differs' in refused(capsys, '--text', text, '--output', tmp_path/'w', '--resume')
     assert (tmp_path/'w.checkpoint').read_bytes() == before
 
+@pytest.mark.posix
 def test_a_full_disk(text, tmp_path, start):
     output, checkpoint = tmp_path/'w', tmp_path/'w.checkpoint'
     args = ['--text', str(text), '--output', str(output)]
