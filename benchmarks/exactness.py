@@ -27,7 +27,7 @@ def wrong(similarity, queries, keys, values, threshold):
     one = float64([threshold])
     for q, k, _ in matches(batches(queries, keys, threshold), queries, keys, one): found[q, k] = True
     counts = count_one(batches(queries, keys, threshold), queries, keys, values, threshold)[0]
-    return (found ^ expected).sum().item(), (counts != (expected.double() @ values.counts.double()).long()).any(1).sum().item(), expected.sum().item()
+    return (found ^ expected).sum().item(), (counts != (expected.double() @ values.counts.to_dense().double()).long()).any(1).sum().item(), expected.sum().item()
 
 if __name__ == '__main__':
     corpus, model = load_corpus(), load_model()

@@ -76,7 +76,7 @@ if __name__ == '__main__':
     for b, t in enumerate(thresholds):
         q, keys = queries[b], index.keys[b]
         candidates = (lambda: block_counts(q, keys, values, float64([t])), bare(q[:N_PEERS], keys), range_search(q[:N_PEERS], keys, t),
-                      article(q[:N_PEERS], keys[middle], counts[middle], t))
+                      article(q[:N_PEERS], keys[middle], counts[middle].to_dense(), t))
         best = [min(times) for times in zip(*([seconds(f) for f in candidates] for _ in range(RUNS)))]
         table.append([x*y for x, y in zip(best, (1, scaled, scaled, scaled*len(index)/N_ARTICLE))])
     ours, product, theirs, way = map(sum, zip(*table))

@@ -20,7 +20,7 @@ from tqdm.std import tqdm
 from .data import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors, load_corpus, record, reference, scale, stamp, took
 from .hooks import run_from
 from .model import Transformer, evaluating, load_model
-from .text_analysis import COLOURS, show_char
+from .text_analysis import COLOURS
 
 # %% ../nbs/11_learned_embeddings.ipynb #c006
 def token_losses(model: Transformer,

@@ -21,7 +21,7 @@ from .cosine_sims import Values, best_device, block_counts, check_thresholds, th
 from .data import Corpus, UserError, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
 from .data import load_corpus, prompt_ids, record, reference, scale, shipped, stamp, took
 from .model import Transformer, load_model, next_char_probs
-from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, show_char, top_tokens
+from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, top_tokens
 
 # %% ../nbs/07_similar_space.ipynb #c006
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)

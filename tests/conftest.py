@@ -37,7 +37,7 @@ def start():
     "Start Python processes; whatever still runs at the end of the test is killed."
     processes = []
     def go(code, *args, **kwargs):
-        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
+        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
         return processes[-1]
     yield go
     for p in processes: p.kill()

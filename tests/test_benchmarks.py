@@ -36,23 +36,23 @@ def test_a_table_for_each_kind_of_processor(common, monkeypatch, tmp_path):
     on(monkeypatch); common.report('x', 'X', ['what', 'seconds'], [('a', 3)])
     on(monkeypatch, **BF16); common.report('x', 'X', ['what', 'seconds'], [('a', 2)], 'Another.')
     common.report('x', 'X', ['what', 'seconds'], [('a', .1)], kind='some GPU')
-    text = (tmp_path/'x.md').read_text()
+    text = (tmp_path/'x.md').read_text(encoding='utf-8')
     assert [line[3:] for line in text.splitlines() if line.startswith('## ')] == ['AVX2', 'AVX512-BF16', 'some GPU']
     assert [line for line in text.splitlines() if line.startswith('| a')] == ['| a | 3 |', '| a | 2 |', '| a | 0.1 |']
     assert 'Another.' in text and 'A note.' not in text and text.count(common.where()) == 3
 
 def test_not_measured_does_not_replace_a_measurement(common, tmp_path):
     common.report('x', 'X', ['what'], [], 'Not measured.')
-    assert 'Not measured.' in (tmp_path/'x.md').read_text()
+    assert 'Not measured.' in (tmp_path/'x.md').read_text(encoding='utf-8')
     common.report('x', 'X', ['what'], [(1,)], kind='some GPU'); common.report('x', 'X', ['what'], [], 'Not measured.')
-    assert 'Not measured.' not in (tmp_path/'x.md').read_text() and '| 1 |' in (tmp_path/'x.md').read_text()
+    assert 'Not measured.' not in (tmp_path/'x.md').read_text(encoding='utf-8') and '| 1 |' in (tmp_path/'x.md').read_text(encoding='utf-8')
 
 def test_ratios_of_each_kind_of_processor(common, monkeypatch, tmp_path):
     for capabilities, seconds in (AMX, 5), ({}, 2), (AMX, 4):
         on(monkeypatch, **capabilities)
         common.compare('counts', 'FAISS', 1, seconds, keys=3)
     common.compare('counts', 'a product', 1, 7)
-    rows = json.loads((tmp_path/'benchmarks.json').read_text())
+    rows = json.loads((tmp_path/'benchmarks.json').read_text(encoding='utf-8'))
     assert [(r['peer'], r['kind'], r['ratio']) for r in rows] == [('FAISS', 'AVX2', 2), ('FAISS', 'AMX', 4), ('a product', 'AMX', 7)]
 
 def test_smoke_scale_keeps_nothing(common, monkeypatch, tmp_path):
@@ -62,7 +62,7 @@ def test_smoke_scale_keeps_nothing(common, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('path', sorted((ROOT/'results').glob('*.md')), ids=lambda p: p.stem)
 def test_tables_are_what_was_measured(common, path):
-    tables, text = json.loads((ROOT/'results'/'benchmarks'/f'{path.stem}.json').read_text()), path.read_text(encoding='utf-8')
+    tables, text = json.loads((ROOT/'results'/'benchmarks'/f'{path.stem}.json').read_text(encoding='utf-8')), path.read_text(encoding='utf-8')
     assert text == common.as_markdown(text.splitlines()[0][2:], tables)
     assert all(t['where'] and t['kind'] for t in tables)
 

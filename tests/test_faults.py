@@ -265,7 +265,7 @@ pwd.getpwuid = getpwuid
 @pytest.mark.posix
 def test_a_user_without_home_or_entry(cache):
     env = {k: v for k, v in os.environ.items() if k not in ('HOME', 'USER', 'LOGNAME', 'LNAME', 'USERNAME', 'XDG_CACHE_HOME')}
-    done = subprocess.run([sys.executable, '-c', NOBODY, 't', '--top', '1'], env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', NOBODY, 't', '--top', '1'], env=env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0 and 'Hellinger' in done.stdout, done.stderr
 
 @pytest.mark.posix
@@ -276,7 +276,7 @@ def test_no_home_and_no_cache_named(capsys, monkeypatch):
     assert 'set SHAKESPEARE_FFN_CACHE' in refused(capsys, main, 'to')
 
 def test_a_backend_that_is_none(cache, tmp_path):
-    done = subprocess.run([sys.executable, '-c', EXPLAIN, 't', '--top', '1', '--figure', str(tmp_path/'f.png')], env=os.environ | dict(MPLBACKEND='nonsense'), capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', EXPLAIN, 't', '--top', '1', '--figure', str(tmp_path/'f.png')], env=os.environ | dict(MPLBACKEND='nonsense'), capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0 and (tmp_path/'f.png').exists(), done.stderr
 
 @pytest.mark.parametrize('rank', ['first', '-1', '1.5'])
@@ -295,12 +295,12 @@ def test_in_test_says_yes_or_no(monkeypatch, value, expected):
 @pytest.mark.posix
 @pytest.mark.parametrize('closing, code', [('2>&-', 2), ('2>/dev/full', 2)])
 def test_messages_that_nobody_reads(closing, code):
-    done = subprocess.run(['sh', '-c', f'"$@" {closing}', 'sh', sys.executable, '-c', EXPLAIN, 'caf\u00e9'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(['sh', '-c', f'"$@" {closing}', 'sh', sys.executable, '-c', EXPLAIN, 'caf\u00e9'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout, done.stderr) == (code, '', '')
 
 @pytest.mark.posix
 def test_an_answer_for_which_there_is_no_room(cache):
-    done = subprocess.run(['sh', '-c', '"$@" >/dev/full', 'sh', sys.executable, '-c', EXPLAIN, 't', '--top', '1'], stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(['sh', '-c', '"$@" >/dev/full', 'sh', sys.executable, '-c', EXPLAIN, 't', '--top', '1'], stderr=subprocess.PIPE, text=True, encoding='utf-8')
     assert done.returncode == 2 and 'No space left' in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr, done.stderr
 
 def test_an_index_is_built_without_standard_error(small, new_cache, capsys, monkeypatch):
@@ -334,7 +334,7 @@ main()
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='says nothing about its address space')
 @pytest.mark.parametrize('room', [20, 100])
 def test_little_address_space(cache, room):
-    done = subprocess.run([sys.executable, '-c', LITTLE, str(room), 'to be'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', LITTLE, str(room), 'to be'], capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout) == (2, '') and 'not enough memory' in done.stderr.splitlines()[-1] and 'Traceback' not in done.stderr, done.stderr
 
 # ---- threshold attention is given something odd

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest, torch
 from safetensors.torch import load_file
-from shakespeare_ffn import corpus_keys, cosine_sims, learned_embeddings
+from shakespeare_ffn import corpus_keys, cosine_sims
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
 from shakespeare_ffn.data import accelerator, device
@@ -78,7 +78,7 @@ with gpu(): exec({CASES!r})
 """
 
 def run(code, device, **env):
-    done = subprocess.run([sys.executable, '-c', code, device], env=os.environ | env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-c', code, device], env=os.environ | env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')

@@ -7,7 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.ipynb': nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text)]), path)
-    else: path.write_text(text)
+    else: path.write_text(text, encoding='utf-8')
 
 def counting(path, then=''):
     "Code that counts how often it ran, and what follows."
@@ -31,14 +31,14 @@ def go(project, capsys, *args):
     except SystemExit as e: text, code = '', e.code
     return code, capsys.readouterr().out + text
 
-def ran(project): return {p.name: len(p.read_text().splitlines()) for p in (project.parent/'ran').iterdir()}
+def ran(project): return {p.name: len(p.read_text(encoding='utf-8').splitlines()) for p in (project.parent/'ran').iterdir()}
 
 def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     write(project/'nbs'/'index.ipynb', counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))
     code, text = go(project, capsys)
     once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', 'index', 'test_other'], 1)
     assert code == 1 and ran(project) == once, text
-    assert (project.parent/'ran'/'heavy').read_text() == 'smoke \n' # on the CPU, at smoke scale
+    assert (project.parent/'ran'/'heavy').read_text(encoding='utf-8') == 'smoke \n' # on the CPU, at smoke scale
     lines = text.splitlines()[-8:-2]
     assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'], ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]
     assert [line for line in lines if 'failed' in line and line.endswith('ValueError: no such thing')] and '4 of 5 held' in text

@@ -34,7 +34,7 @@ def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monke
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
     process.send_signal(signal.SIGKILL); process.wait()
     [partial] = (new_cache/'keys').glob('*.partial')
-    notes = json.loads((partial/'progress.json').read_text())
+    notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
     done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
     assert 0 < done < len(corpus.substrings(4)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
@@ -65,7 +65,7 @@ def partial(new_cache, corpus, model):
     index = corpus_index(corpus, model, length=2, quiet=True)
     partial = index.path.with_name(index.path.name + '.partial')
     index.path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=1024, done=1)))
+    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=1024, done=1)), encoding='utf-8')
     return partial, index.identity
 
 def test_a_truncated_partial_build_is_not_taken_up(partial):
@@ -95,7 +95,7 @@ def test_a_partial_build_of_something_else_is_not_taken_up(new_cache, corpus, mo
     path = corpus_index(corpus, model, length=1, quiet=True).path
     partial = path.with_name(path.name + '.partial')
     path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)))
+    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)), encoding='utf-8')
     (partial/'keys.bfloat16').write_bytes(b'\0'*len((partial/'keys.bfloat16').read_bytes()))
     corpus_index(corpus, model, length=1, quiet=True).verify()
     assert folders(new_cache) == [path.name]
@@ -110,7 +110,7 @@ def test_a_truncated_index_is_built_again(new_cache, capsys, corpus, model):
     assert "What comes after 'to'?" in out and 'bytes, not' in err and 'building it again' in err
     corpus_index(corpus, model, length=2, quiet=True).verify()
 
-@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format'),
+@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format', encoding='utf-8'),
                                     lambda p: (p/'keys.bfloat16').unlink(), lambda p: (p/'keys.bfloat16').write_bytes(b'')],
                          ids=['no manifest', 'half a manifest', 'no numbers', 'no bytes'])
 def test_a_half_built_index_is_not_believed(new_cache, corpus, model, damage):
@@ -133,9 +133,9 @@ def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, mode
     shutil.rmtree(ours.path)
     shutil.copytree(theirs.path, ours.path)
     with pytest.raises(BadIndex, match='weights_sha256'): KeyIndex(ours.path, ours.identity, ours.strings, model)
-    manifest = json.loads((ours.path/'manifest.json').read_text())
+    manifest = json.loads((ours.path/'manifest.json').read_text(encoding='utf-8'))
     with pytest.raises(UserError, match='belongs to another index'): corpus_index(corpus, model, length=1, quiet=True)
-    (ours.path/'manifest.json').write_text(json.dumps(ours.identity | dict(sha256=manifest['sha256']))) # even with a manifest that lies
+    (ours.path/'manifest.json').write_text(json.dumps(ours.identity | dict(sha256=manifest['sha256'])), encoding='utf-8') # even with a manifest that lies
     with pytest.raises(BadIndex, match='not those of this model'): KeyIndex(ours.path, ours.identity, ours.strings, model)
     with pytest.raises(UserError, match='is whole, and yet .* move it away'): corpus_index(corpus, model, length=1, quiet=True)
     assert (ours.path/'keys.bfloat16').read_bytes() == (theirs.path/'keys.bfloat16').read_bytes() # nothing sound was removed
@@ -193,9 +193,9 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
 @pytest.mark.posix
 @pytest.mark.parametrize('kind', ['a file', 'closed'])
 def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsys, corpus, kind):
-    (tmp_path/'text').write_text(corpus.text); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
+    (tmp_path/'text').write_text(corpus.text, encoding='utf-8'); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
     place = tmp_path/'place'
-    if kind == 'a file': place.write_text('')
+    if kind == 'a file': place.write_text('', encoding='utf-8')
     else: place.mkdir(mode=0o500)
     if kind == 'closed' and os.access(place, os.W_OK): place = Path('/proc/closed') # for root no folder is closed, but this one is
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(place))
@@ -303,7 +303,7 @@ def test_a_lock_that_cannot_be_taken(new_cache, monkeypatch, capsys, code):
 def test_a_lock_file_that_was_left_is_no_lock(new_cache, corpus, model):
     path = corpus_index(corpus, model, 1, quiet=True).path
     shutil.rmtree(path)
-    path.with_name(path.name + '.lock').write_text('12345')
+    path.with_name(path.name + '.lock').write_text('12345', encoding='utf-8')
     corpus_index(corpus, model, 1, quiet=True).verify()
 
 def test_locks_of_others_do_not_matter_when_room_is_reclaimed(tmp_path, monkeypatch):
@@ -320,14 +320,14 @@ def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
         monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', folder)
         path = corpus_keys.index_path(corpus_keys.identities(corpus, model, 1, 'float32')[0])
         partial = path.with_name(path.name + '.partial')
-        partial.mkdir(parents=True); (partial/'keys.bfloat16').write_text('theirs')
+        partial.mkdir(parents=True); (partial/'keys.bfloat16').write_text('theirs', encoding='utf-8')
         os.chmod(path.parent, 0o777)
         os.seteuid(65534)
         try:
             with pytest.raises(UserError, match=r'\.partial is what a dead build left.*remove it, or set SHAKESPEARE_FFN_CACHE'):
                 corpus_index(corpus, model, 1, 'float32', quiet=True)
         finally: os.seteuid(0)
-        assert (partial/'keys.bfloat16').read_text() == 'theirs'
+        assert (partial/'keys.bfloat16').read_text(encoding='utf-8') == 'theirs'
 
 def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, corpus, model, monkeypatch):
     events, sync, write, replace = [], corpus_keys.RowFile.sync, corpus_keys.write_atomically, Path.replace

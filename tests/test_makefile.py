@@ -6,7 +6,7 @@ import pytest
 pytestmark = pytest.mark.skipif(os.name != 'posix' or not shutil.which('make'), reason='there is no make')
 ROOT = Path(__file__).resolve().parents[1]
 PROMPTS = ['And only l', "o'er the l", 'say "no', """both ' and " here""", ' she may l', '  \t two blanks', 'trailing  ', '   ', '',
-           '--top', '-h', '$HOME $(shell echo x) $$ `id`', r'KING:\nO, my', 'ends in \\', 'a#b;c&d|e>f*', 'a=b PROMPT=c', 'two\nlines']
+           '--top', '-h', '$HOME $(shell echo x) $$ `id`', r"KING:\nO, my", r"\\nu and \alpha \\\\", 'ends in \\', 'a#b;c&d|e>f*', 'a=b PROMPT=c', 'two\nlines']
 
 @pytest.fixture(scope='module')
 def venv(tmp_path_factory):
@@ -15,14 +15,14 @@ def venv(tmp_path_factory):
     (venv/'bin').mkdir()
     (venv/'bin'/'python').symlink_to(sys.executable)
     stub = venv/'bin'/'ffn_explain'
-    stub.write_text(f'#!{sys.executable}\nimport sys\nprint(ascii(sys.argv[1:]))\n')
+    stub.write_text(f'#!{sys.executable}\nimport sys\nprint(ascii(sys.argv[1:]))\n', encoding='utf-8')
     stub.chmod(0o755)
-    (venv/'run.ok').write_text(f'{ROOT}\n')
+    (venv/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
     return venv
 
 def make(venv, *args):
     env = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS', 'PROMPT'))}
-    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip('\n')
 

@@ -25,22 +25,22 @@ def project(tool, tmp_path, new_cache, monkeypatch):
     for name, path in dict(ROOT=tmp_path, PACKAGE=tmp_path/'package').items(): monkeypatch.setattr(tool, name, path)
     (tmp_path/'package').mkdir(); (tmp_path/'results').mkdir()
     for number, module in ('00', 'data'), ('01', 'model'):
-        (tmp_path/'package'/f'{module}.py').write_text(f'# File to edit: ../nbs/{number}_{module}.ipynb.\n')
+        (tmp_path/'package'/f'{module}.py').write_text(f'# File to edit: ../nbs/{number}_{module}.ipynb.\n', encoding='utf-8')
         write(tmp_path/'nbs'/f'{number}_{module}.ipynb', f"print(1, file=open('ran_{module}', 'a'))", 'print(\'summary: {"name": "x", "ours": 1, "article": 2}\')')
     write(tmp_path/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))")
     return tmp_path
 
-def ran(project): return {p.name[4:]: len(p.read_text().split()) for p in (project/'nbs').glob('ran_*')}
+def ran(project): return {p.name[4:]: len(p.read_text(encoding='utf-8').split()) for p in (project/'nbs').glob('ran_*')}
 
 def test_what_is_done_is_not_run_again(tool, project):
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
-    found = json.loads((project/'results'/'summary.json').read_text())
+    found = json.loads((project/'results'/'summary.json').read_text(encoding='utf-8'))
     assert [row['notebook'] for row in found['rows']] == ['00_data', '01_model'] and found['rows'][0]['article'] == 2
     assert set(found['seconds']) == {'00_data', '01_model', 'index'}
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
-    (project/'package'/'model.py').write_text('# File to edit: ../nbs/01_model.ipynb.\nx = 1\n')
+    (project/'package'/'model.py').write_text('# File to edit: ../nbs/01_model.ipynb.\nx = 1\n', encoding='utf-8')
     tool.reproduce([]) # only what stands on it
     assert ran(project) == dict(data=1, model=2, index=2)
     tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
@@ -65,7 +65,7 @@ def test_what_shows_figures_runs_again_when_they_change(tool, project):
     assert ran(project) == dict(data=2, model=1, index=1)
     tool.reproduce([])
     assert ran(project) == dict(data=2, model=1, index=2)
-    (project/'results'/'benchmarks.json').write_text('[]')
+    (project/'results'/'benchmarks.json').write_text('[]', encoding='utf-8')
     tool.reproduce([]); tool.reproduce([])
     assert ran(project) == dict(data=2, model=1, index=3)
 
@@ -89,7 +89,7 @@ def test_a_notebook_that_is_none(tool, project):
     with pytest.raises(tool.UserError, match='is not one of the notebooks'): tool.reproduce(['nowhere.ipynb'])
 
 def test_the_summary_is_what_the_notebooks_say(tool):
-    found = json.loads(tool.summary_file(ROOT).read_text())
+    found = json.loads(tool.summary_file(ROOT).read_text(encoding='utf-8'))
     assert found['rows'] == tool.summary(ROOT) and {row['notebook'] for row in found['rows']} >= {'00_data', '02_training', '07_similar_space'}
 
 def test_it_computes_in_float32_on_every_machine(tool, project, monkeypatch):

@@ -15,7 +15,7 @@ TRAIN = 'from shakespeare_ffn.training import main; main()'
 def text(tmp_path, corpus):
     "A text of one's own, with fewer characters than Shakespeare's"
     path = tmp_path/'mine.txt'
-    path.write_text(corpus.text[:30_000].lower())
+    path.write_text(corpus.text[:30_000].lower(), encoding='utf-8')
     return path
 
 def new_run(*args): return training.new_run(training.parser().parse_args([str(a) for a in args]))
@@ -92,11 +92,11 @@ TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '
 
 @pytest.mark.parametrize('recipe, muon, tolerance', [('article', 'float32', 1e-5), ('fast', 'float32', 1e-5), ('fast', 'bfloat16', 1e-3)]) # what Muon orthogonalises in
 def test_two_processes_learn_what_one_learns(text, tmp_path, recipe, muon, tolerance):
-    (tmp_path/'history.py').write_text(HISTORY)
+    (tmp_path/'history.py').write_text(HISTORY, encoding='utf-8')
     def history(*python):
         args = ['--text', text, '--recipe', recipe, '--device', 'cpu']
         done = subprocess.run([sys.executable, *python, tmp_path/'history.py', muon, tmp_path/f'{len(python)}.checkpoint', *args],
-                              capture_output=True, text=True, timeout=200)
+                              capture_output=True, text=True, encoding='utf-8', timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
         return [loss for look in json.loads(done.stdout.splitlines()[-1]) for loss in (look['train'], look['val'])]
     two = history(*TORCHRUN)
@@ -105,18 +105,18 @@ def test_two_processes_learn_what_one_learns(text, tmp_path, recipe, muon, toler
 def test_the_command_in_two_processes(text, tmp_path):
     command = Path(sys.executable).with_name('ffn_train')
     done = subprocess.run([sys.executable, *TORCHRUN, '--no-python', command, '--text', text, '--output', tmp_path/'w', '--device', 'cpu'],
-                          capture_output=True, text=True, timeout=200)
+                          capture_output=True, text=True, encoding='utf-8', timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_model(tmp_path/'w').metadata['steps'] == '20' and done.stderr.count('parameters learn from') == 1
 
 def test_bad_text(capsys, tmp_path):
     short, one, binary = tmp_path/'short', tmp_path/'one', tmp_path/'binary'
-    short.write_text('ab'*320); one.write_text('a'*10_000); binary.write_bytes(b'\xff\xfe')
+    short.write_text('ab'*320, encoding='utf-8'); one.write_text('a'*10_000, encoding='utf-8'); binary.write_bytes(b'\xff\xfe')
     assert '640 characters; it needs at least 641' in refused(capsys, '--text', short)
     assert 'one distinct character' in refused(capsys, '--text', one)
     assert 'UTF-8' in refused(capsys, '--text', binary)
     assert 'cannot read' in refused(capsys, '--text', tmp_path/'nowhere')
-    short.write_text('ab'*320 + 'a')
+    short.write_text('ab'*320 + 'a', encoding='utf-8')
     assert len(new_run('--text', short).val) == 65
 
 def test_bad_options(capsys, text, tmp_path, monkeypatch):
@@ -135,9 +135,9 @@ def test_the_largest_seed(text, tmp_path):
 
 @pytest.mark.parametrize('there', ['w', 'w.png', 'w.checkpoint'])
 def test_nothing_is_overwritten(capsys, text, tmp_path, there):
-    (tmp_path/there).write_text('precious')
+    (tmp_path/there).write_text('precious', encoding='utf-8')
     assert f'{there} is there already' in refused(capsys, '--text', text, '--output', tmp_path/'w')
-    assert (tmp_path/there).read_text() == 'precious'
+    assert (tmp_path/there).read_text(encoding='utf-8') == 'precious'
 
 @pytest.mark.posix
 def test_places_that_cannot_be_written(capsys, text, tmp_path):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def scripts(env): return env/('Scripts' if os.name == 'nt' else 'bin')
 
 def run(*cmd, **kwargs):
-    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **kwargs)
+    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -28,7 +28,7 @@ def env(wheel, tmp_path_factory):
     env = tmp_path_factory.mktemp('env')
     venv.create(env, with_pip=False)
     site = Path(run(scripts(env)/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
-    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])))
+    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])), encoding='utf-8')
     run(sys.executable, '-m', 'pip', '--python', scripts(env)/'python', 'install', '--no-deps', '--no-index', wheel)
     return env
 
