@@ -51,7 +51,7 @@ def cosine(a: torch.Tensor, # (…, n_embed)
 # %% ../nbs/05_cosine_sims.ipynb #c010
 def threshold_attention_loop(queries, keys, values, thresholds, exclude=None):
     "What `threshold_attention` means, one pair at a time."
-    thresholds = torch.as_tensor(thresholds, dtype=torch.float64).reshape(len(keys), -1)
+    thresholds = float64(thresholds).reshape(len(keys), -1)
     (n_layer, n_thresholds), n_queries = thresholds.shape, queries.shape[1]
     counts = torch.zeros(n_layer, n_thresholds, n_queries, values.shape[1], dtype=torch.long)
     n_matches = torch.zeros(n_layer, n_thresholds, n_queries, dtype=torch.long)

@@ -191,11 +191,11 @@ def calibrate(corpus: Corpus,
     index = index or corpus_index(corpus, model)
     strings, vocab_size = index.strings, len(corpus.tokenizer)
     values, often = next_counts(strings, vocab_size)[index.ids], unigram(corpus)
-    best, n_layer = torch.full((model.config.n_layer, 1), .775).double(), model.config.n_layer
+    best, n_layer = float64([[.775]]*model.config.n_layer), model.config.n_layer
     for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
         ids = calibration_ids(strings, some)
         probs = next_char_probs(model, strings.tokens(ids)).cpu()
-        grid = (best + offsets).clamp(-1, .99).double().round(decimals=4)
+        grid = (best + offsets).clamp(-1, .99).round(decimals=4)
         counts, _ = threshold_attention(index.queries([strings[i] for i in ids]), index.keys, values, grid, progress=progress)
         best = grid[torch.arange(n_layer), block_distances(counts, probs, often).argmin(1)][:, None]
     chosen, weights, _ = fit(counts, probs, often)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest, torch
 from safetensors.torch import load_file
-from shakespeare_ffn import corpus_keys, cosine_sims, learned_embeddings
+from shakespeare_ffn import corpus_keys, cosine_sims
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
 from shakespeare_ffn.data import accelerator, device
@@ -169,8 +169,7 @@ def test_training(recipe, corpus, there, tmp_path):
     run.finish(tmp_path/'weights.safetensors', 1)
     assert load_model(tmp_path/'weights.safetensors').config.n_embed == 16
 
-def test_learned_embeddings(new_cache, model_there, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(learned_embeddings, 'load_file', lambda path, device: {k: x.to(device) for k, x in load_file(path).items()})
+def test_learned_embeddings(new_cache, model_there, model, tmp_path):
     for block in 6, 5:
         asked = dict(tokens=[1, 39], n=3, speed=100, checkpoint=tmp_path/f'{block}', progress=False)
         learn_embeddings(model_there, block, max_steps=500, **asked)
