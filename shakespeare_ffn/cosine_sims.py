@@ -147,11 +147,16 @@ def expand(self: SparseCounts, rows) -> tuple: # (k,) rows → positions in `row
     return at, self.column[entry], self.count[entry]
 
 @patch
+def row(self: SparseCounts, r: int) -> torch.Tensor: # (width,)
+    entries = slice(self.begin[r].item(), self.begin[r+1].item())
+    return torch.zeros(self.width, dtype=self.count.dtype).index_copy_(0, self.column[entries], self.count[entries])
+
+@patch
 def __getitem__(self: SparseCounts, rows):
     if isinstance(rows, slice): rows = torch.arange(len(self))[rows]
     rows = torch.as_tensor(rows)
     if ((rows >= len(self)) | (rows < 0)).any(): raise IndexError(f'rows are 0 to {len(self)-1}')
-    if rows.dim() == 0: return self[rows[None]].to_dense()[0]
+    if rows.dim() == 0: return self.row(int(rows))
     at, column, count = self.expand(rows)
     return SparseCounts(row_begins(at, len(rows)), column, count, self.width)
 
