@@ -171,6 +171,13 @@ def sum(self: SparseCounts, dim: int) -> torch.Tensor: # int64: (width,) over ro
     at, n = (self.column, self.width) if dim == 0 else (rows, len(self))
     return torch.zeros(n, dtype=torch.long).index_add_(0, at, self.count.long())
 
+# %% ../nbs/05_cosine_sims.ipynb #h3C
+@patch
+def largest_sum(self: SparseCounts) -> int: # of a column, exactly
+    sums = dict.fromkeys(self.column.unique().tolist(), 0)
+    for c, n in zip(self.column.tolist(), self.count.tolist()): sums[c] += n
+    return max(sums.values(), default=0)
+
 @patch
 def add_to(self: SparseCounts,
            sums: torch.Tensor, # (n, width), contiguous, changed in place
@@ -556,15 +563,16 @@ def block_counts(queries, keys, values: Values, thresholds, exclude=None, device
     return counts[..., :-1], counts[..., -1]
 
 # %% ../nbs/05_cosine_sims.ipynb #h4p
-def check_sizes(queries, keys, values, exclude): # → values
+def check_sizes(queries, keys, values, exclude) -> SparseCounts: # the values
     "A `ValueError` unless sizes go together, and all sums of values are exact in float64."
     if not (queries.dim() == keys.dim() == 3 and queries.shape[::2] == keys.shape[::2]):
         raise ValueError(f'queries {tuple(queries.shape)} and keys {tuple(keys.shape)} are not (n_layer, n, n_embed) of the same blocks')
     if not len(values) == keys.shape[1]: raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
     if exclude is not None and not (exclude.shape == queries.shape[1:2] and exclude.dtype == torch.long):
         raise ValueError(f'exclude is a whole number for each of {queries.shape[1]} queries')
-    most = values.max().item() if values.numel() else 0
-    if len(values)*most >= 2**53 and max(map(sum, values.T.tolist())) >= 2**53: raise ValueError('sums of values must stay below 2**53')
+    values = SparseCounts.of(values)
+    most = values.count.max().item() if len(values.count) else 0
+    if len(values)*most >= 2**53 and values.largest_sum() >= 2**53: raise ValueError('sums of values must stay below 2**53')
     return values
 
 # %% ../nbs/05_cosine_sims.ipynb #c084

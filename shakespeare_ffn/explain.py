@@ -177,7 +177,7 @@ class Preview:
 def __call__(self: Preview, share: float, news, keys):
     "Say what is known: the model's distribution the first time, the approximation when a share of the strings is done."
     line = lambda who, p: f'  {who:<40}{shares(top_tokens(p, self.corpus.tokenizer, None))}'
-    if not self.begun: say('\n'.join([f'After {self.asked!r}, while the index is built:', line('model', self.said)]))
+    if not self.begun: say('\n'.join([f'After {quoted(self.asked)}, while the index is built:', line('model', self.said)]))
     self.begun = True
     if not share: return
     self.look(news, keys)
