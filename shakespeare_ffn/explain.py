@@ -179,7 +179,7 @@ def explain(prompt: str,
             exclude_self=False,                  # leave the prompt itself out of the similar strings
             device='cpu', quiet=False) -> Explanation:
     "What the model says comes after the prompt, and which corpus strings each block puts it with. The first call builds an index."
-    model = snapshot(model or load_model(device=device))
+    model = snapshot(load_model(device=device) if model is None else model) # a compiled one has no truth value
     check_prompt(prompt, model)
     length = check_length(prompt, length)
     corpus = corpus or load_corpus()
