@@ -232,15 +232,16 @@ def check_plain(model: nn.Module):
 @patch(as_prop=True)
 def hash(self: Transformer) -> str:
     "Names the weights as they are now; their file's hash if they are still those. A model that `check_plain` refuses has no name."
-    check_plain(self)
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
+    check_plain(self)
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
     half = {name: t.half() for name, t in tensors.items()}
     return weights_hash(half if all(torch.equal(half[name].float(), t) for name, t in tensors.items()) else tensors)
 
 @plain_state()
 def snapshot(model: Transformer) -> Transformer:
-    "The model as it is now, in evaluation mode: a copy, so that nothing that happens later changes it."
+    "The model as it is now, in evaluation mode: a copy, so that nothing that happens later changes it. A snapshot stays itself."
+    if 'hash_when_taken' in vars(model): return model
     check_plain(model)
     model = evaluating(model)
     for m in model.modules():

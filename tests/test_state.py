@@ -30,13 +30,13 @@ STATES = {
     'medium precision': lambda: changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, 'medium'),
     'inference mode': torch.inference_mode,
     'no gradients': torch.no_grad,
-    'deterministic algorithms': lambda: changed(torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True),
+    'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 2),
 }
 
 def seen() -> tuple:
     "What the caller has set."
     return (torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision(), torch.is_autocast_enabled('cpu'),
-            torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.are_deterministic_algorithms_enabled(),
+            torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_deterministic_debug_mode(),
             bytes(torch.random.default_generator.get_state().numpy()))
 
 @pytest.fixture
