@@ -196,7 +196,7 @@ def explain(prompt: str,
             exclude_self=False,                  # leave the prompt itself out of the similar strings
             device='cpu', quiet=False) -> Explanation:
     "What the model says comes after the prompt, and which corpus strings each block puts it with. The first call builds an index."
-    model = snapshot(model or default_model(device))
+    model = snapshot(default_model(device) if model is None else model) # a compiled one has no truth value
     check_prompt(prompt, model)
     length = check_length(prompt, length)
     corpus = corpus or default_corpus()
