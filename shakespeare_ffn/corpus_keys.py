@@ -357,6 +357,7 @@ def take_room(partial: Path, identity: dict):
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
+# %% ../nbs/04_corpus_keys.ipynb #h53
 def build(path: Path, identity: dict, strings, model: Transformer, quiet=False, watch=None):
     "Build an index, or go on with what a dead build left. The caller holds the lock."
     partial = path.with_name(path.name + '.partial')
