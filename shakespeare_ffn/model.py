@@ -244,7 +244,7 @@ def check_plain(model: nn.Module):
 # %% ../nbs/01_model.ipynb #h2n
 @patch(as_prop=True)
 def hash(self: Transformer) -> str:
-    "Names the weights as they are now; their file's hash if they are still those. A model that `check_plain` refuses has no name."
+    "Names the weights as they are now: their file's hash if they are still those. What `check_plain` refuses has no name."
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
     check_plain(self)
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
@@ -258,8 +258,8 @@ def snapshot(model: Transformer) -> Transformer:
     check_plain(model)
     model = evaluating(model)
     for m in model.modules():
-        copies = {name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in m._parameters.items() if p is not None}
-        m._parameters.update(copies)
+        given = {name: p for name, p in m._parameters.items() if p is not None}
+        m._parameters.update({name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in given.items()})
     vars(model)['hash_when_taken'] = model.hash
     return model
 
