@@ -185,13 +185,14 @@ def calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
 def calibrate(corpus: Corpus,
               model: Transformer,
               index: KeyIndex = None, # default: that of length 10
-              n=4000,                 # strings to tune on
+              n=4000,                 # strings to tune on; fewer if all that is counted for them would exceed 2 GB
               progress=True) -> Approximation:
     "Find thresholds and weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, vocab_size = index.strings, len(corpus.tokenizer)
     values, often = next_counts(strings, vocab_size)[index.ids], unigram(corpus)
     best, n_layer = float64([[.775]]*model.config.n_layer), model.config.n_layer
+    n = min(n, 2**28 // (13*n_layer*vocab_size) + 1)
     for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
         ids = calibration_ids(strings, some)
         probs = next_char_probs(model, strings.tokens(ids)).cpu()

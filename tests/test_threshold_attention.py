@@ -1,10 +1,13 @@
 "Threshold attention is its specification, whatever it is given."
 import os, socket, subprocess, sys, time
 from pathlib import Path
+from unittest import mock
 import pytest, torch
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
@@ -43,6 +46,20 @@ def test_equals_the_loop(problem):
     counts, n_matches = threshold_attention(queries, keys, values, thresholds[:, 0], exclude)
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
 
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), large=st.booleans())
+def test_sparse_values_equal_the_loop(problem, large):
+    "with a large vocabulary they are counted pair by pair, with a small one as a matrix, so many rows at a time as fit"
+    queries, keys, values, thresholds, exclude = problem
+    expected, sparse = threshold_attention_loop(queries, keys, values, thresholds, exclude), SparseCounts.of(values)
+    with mock.patch.multiple(cosine_sims, LARGE=0 if large else 512, DENSE=7*values.shape[1]):
+        for a, b in zip(threshold_attention(queries, keys, sparse, thresholds, exclude), expected): assert torch.equal(a, b)
+        counts, n_matches = threshold_attention(queries, keys, sparse, thresholds[:, 0], exclude)
+        kept = Values(sparse)
+    assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
+    whole = torch.cat([F.pad(values, (0, 1), value=1), torch.zeros(99, values.shape[1]+1, dtype=torch.long)])
+    for k in range(len(values)): assert torch.equal(kept.dense(k, 64).long(), whole[k:k+64])
+
 @settings(max_examples=150, deadline=None)
 @given(problem=problems(), plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3),
        bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
@@ -56,7 +73,7 @@ def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
     sieve = Cascade(unit(queries), *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(sieve.batches(unit(keys), 0), queries, keys, values, threshold)
-    expected = threshold_attention_loop(queries[None], keys[None], values.counts, [threshold])
+    expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
     assert torch.equal(counts, expected[0][0])
 
 @settings(max_examples=50, deadline=None)
