@@ -3,11 +3,12 @@
 VENV   := .venv
 BIN     = $(VENV)/bin
 PYTHON  = python3 python3.13 python3.12 python3.11 python3.10
+PIP     = pip>=21.3
 PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test export reproduce models calibrate readme docs bench clean stale
+.PHONY: help explain test export reproduce gpu models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -25,9 +26,12 @@ test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and th
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
 
-reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's
-	@$(BIN)/python tools/reproduce.py $(NB)
-	@$(BIN)/python tools/readme.py
+reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's (ARGS=--check: compare them with those that are committed, and write nothing)
+	@$(BIN)/python tools/reproduce.py $(ARGS) $(NB)
+	@$(if $(filter --check,$(ARGS)),,$(BIN)/python tools/readme.py)
+
+gpu: $(VENV)/dev.ok ## on a machine with a GPU: run the notebooks, the tests and the benchmark there, in stages that go on, and say what held
+	@$(BIN)/python tools/gpu.py $(ARGS)
 
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)
@@ -43,9 +47,9 @@ docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	@touch README.md  # else nbdev_docs may take it for older than its notebook and write its own
 	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
 
-bench: $(VENV)/dev.ok ## run the side-by-side measurements
+bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour without a GPU (ARGS="index explain" for some)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer
-	@for script in $(filter-out %/common.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script" || exit; done
+	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)
 	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
@@ -79,9 +83,11 @@ echo "Making $(VENV) with $$($$python --version) …"; \
 	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 
+# Python brings a pip that may be too old for what comes next; one that is new enough is left alone, and nothing is looked up.
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
 define install
-rm -f $@; { $(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
+rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)' && \
+	$(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
 	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
 	-e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \

@@ -1,12 +1,25 @@
-"What the benchmarks share: a clock, a table, a list of ratios, a record of the machine."
+"What the benchmarks share: a clock, tables for each kind of machine, a list of ratios, a record of the machine."
 import json, os, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
-from shakespeare_ffn.data import machine, stamp
+from shakespeare_ffn.data import fast_arithmetic, machine, scale, stamp, write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
+FAST = fast_arithmetic() # 'float32' or 'bfloat16': what this machine multiplies fast
+# Kinds of processors. Results stand in this order, others behind; a sentence that shows a figure takes the first.
+KINDS = 'AVX2', 'AVX512', 'AVX512-BF16', 'AMX'
+
+def processor() -> str:
+    "The kind of processor, by the widest instructions that multiply matrices; one that imitates another says so."
+    has = torch.cpu.get_capabilities()
+    flags = dict(zip(KINDS, ('avx2', 'avx512_f', 'avx512_bf16', 'amx_bf16')))
+    found = next((kind for kind in reversed(KINDS) if has.get(flags[kind])), has.get('architecture', 'other'))
+    allowed = torch.backends.cpu.get_cpu_capability()
+    return f'{allowed} on {found}' if allowed == 'AVX2' != found else found
 
 def where() -> str: return f'{machine()}, torch {torch.__version__}'
+
+def order(kind: str) -> tuple: return KINDS.index(kind) if kind in KINDS else len(KINDS), kind
 
 def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
     "Time functions in turn, several rounds, so that a busy machine is busy for all of them."
@@ -18,36 +31,52 @@ def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
-def report(name: str, title: str, head: list, rows: list, *notes: str):
-    "Print a table and keep it in results/."
-    lines = [f'# {title}', '', '| ' + ' | '.join(head) + ' |', '|' + ' --- |'*len(head)]
-    lines += ['| ' + ' | '.join(map(str, row)) + ' |' for row in rows]
-    lines += ['', *(note + '\n' for note in notes), f'{where()}; {stamp()}.']
-    text = '\n'.join(lines) + '\n'
-    print(text)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS/f'{name}.md').write_text(text)
+def read(path: Path, empty): return json.loads(path.read_text(encoding='utf-8')) if path.exists() else empty
 
-def compare(name: str, peer: str, ours_seconds: float, peer_seconds: float, **sizes):
-    "Keep how many times as long a peer takes in results/benchmarks.json, in place of what was there for the same two."
-    path = RESULTS/'benchmarks.json'
-    kept = json.loads(path.read_text()) if path.exists() else []
-    row = dict(name=name, peer=peer, ours_seconds=float(f'{ours_seconds:.4g}'), peer_seconds=float(f'{peer_seconds:.4g}'),
-               ratio=float(f'{peer_seconds/ours_seconds:.3g}'), sizes=sizes, machine=where(), stamp=stamp())
-    rows = [r for r in kept if (r['name'], r['peer']) != (name, peer)] + [row]
-    path.write_text('[\n' + ',\n'.join(map(json.dumps, sorted(rows, key=lambda r: (r['name'], r['peer'])))) + '\n]\n')
+def section(table: dict) -> list:
+    "Lines of one kind of machine's table."
+    lines = [f"## {table['kind']}", '']
+    if table['rows']: lines += ['| ' + ' | '.join(table['head']) + ' |', '|' + ' --- |'*len(table['head'])]
+    lines += ['| ' + ' | '.join(map(str, row)) + ' |' for row in table['rows']]
+    return [*lines, *['']*bool(table['rows']), *(note + '\n' for note in table['notes']), f"{table['where']}; {table['stamp']}.", '']
 
-def anonymous_memory(pid: int) -> int: # bytes
-    lines = Path(f'/proc/{pid}/status').read_text().splitlines()
-    return next(int(line.split()[1])*1024 for line in lines if line.startswith('RssAnon'))
+def as_markdown(title: str, tables: list) -> str:
+    return '\n'.join([f'# {title}', '', *(line for table in tables for line in section(table))]).rstrip('\n') + '\n'
+
+def report(name: str, title: str, head: list, rows: list, *notes: str, kind=None): # kind: of machine; default: the processor's
+    "Print a table; at full scale, keep it in results/, in place of what the same kind of machine had there."
+    table = dict(kind=kind or processor(), head=head, rows=rows, notes=notes, where=where(), stamp=stamp())
+    print(as_markdown(title, [table]))
+    if scale() != 'full': return
+    path = RESULTS/'benchmarks'/f'{name}.json'
+    tables = [t for t in read(path, []) if t['kind'] != table['kind']] + [table]
+    if rows: tables = [t for t in tables if t['rows']] # 'not measured' is for when nothing was
+    elif len(tables) > 1: tables.remove(table)
+    tables.sort(key=lambda t: order(t['kind']))
+    write_atomically(path, (json.dumps(tables, indent=1, ensure_ascii=False) + '\n').encode())
+    write_atomically(RESULTS/f'{name}.md', as_markdown(title, tables).encode())
+
+def compare(name: str, peer: str, ours_seconds: float, peer_seconds: float, kind=None, **sizes):
+    "At full scale, keep how many times as long a peer takes in results/benchmarks.json; other kinds of machine keep theirs."
+    if scale() != 'full': return
+    path, short = RESULTS/'benchmarks.json', lambda x, n: float(f'{x:.{n}g}')
+    row = dict(name=name, peer=peer, kind=kind or processor(), ours_seconds=short(ours_seconds, 4), peer_seconds=short(peer_seconds, 4),
+               ratio=short(peer_seconds/ours_seconds, 3), sizes=sizes, machine=where(), stamp=stamp())
+    which = lambda r: (r['name'], r['peer'], order(r['kind']))
+    rows = sorted([r for r in read(path, []) if which(r) != which(row)] + [row], key=which)
+    write_atomically(path, ('[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n').encode())
+
+def anonymous_memory(pid: int) -> int: # bytes; 0 where the system does not say, or the process has ended
+    try: lines = Path(f'/proc/{pid}/status').read_text(encoding='utf-8').splitlines()
+    except OSError: return 0
+    return next((int(line.split()[1])*1024 for line in lines if line.startswith('RssAnon')), 0)
 
 def watch(code: str, **env) -> tuple: # seconds, bytes
     "Run Python code in another process; how long it took, start included, and how much anonymous memory it had at most."
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, '-c', code], env=os.environ | env)
     while process.poll() is None:
-        try: peak = max(peak, anonymous_memory(process.pid))
-        except (OSError, StopIteration): pass
+        peak = max(peak, anonymous_memory(process.pid))
         time.sleep(.1)
     assert process.returncode == 0
     return time.perf_counter() - start, peak

@@ -9,7 +9,7 @@ from shakespeare_ffn.cosine_sims import similar
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import tuned_approximation
-from common import compare, in_turn, report
+from common import FAST, compare, in_turn, report
 
 PROMPT = 'And only l'
 
@@ -21,7 +21,7 @@ if __name__ == '__main__':
     query = index.queries([PROMPT])[:, 0]
     straight = lambda: [(F.cosine_similarity(q[None].float(), k.float()) > t).nonzero() for q, k, t in zip(query, index.keys, thresholds)]
     ours = lambda: [similar(q, k, t) for q, k, t in zip(query, index.keys, thresholds)]
-    times = in_turn(5, **{'ffn_explain, whole command': process(sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', PROMPT),
+    times = in_turn(5 if FAST == 'bfloat16' else 2, **{'ffn_explain, whole command': process(sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', PROMPT),
                           'import torch alone': process(sys.executable, '-c', 'import torch'),
                           'six passes over the keys, ours': ours,
                           'six passes, torch.cosine_similarity on whole blocks': straight})

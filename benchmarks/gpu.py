@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from shakespeare_ffn.corpus_keys import TrieForward, alphabetical_ids, by_endings
 from shakespeare_ffn.cosine_sims import Values, count_fused
-from shakespeare_ffn.data import load_corpus, prompt_ids, scale
+from shakespeare_ffn.data import fast_arithmetic, load_corpus, prompt_ids, scale
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation, unigram
 from shakespeare_ffn.text_analysis import hellinger, next_counts
@@ -41,7 +41,7 @@ def measure(device):
     order = by_endings(tokens)
     place, row_of = torch.from_numpy(order.argsort()), np.full(len(strings), -1)
     row_of[ids[order]] = np.arange(len(ids))
-    prompts, forward = prompt_ids(strings, N_PROMPTS), TrieForward(model, 'bfloat16')
+    prompts, forward = prompt_ids(strings, N_PROMPTS), TrieForward(model, fast_arithmetic(device))
     values, said = Values(next_counts(strings, len(corpus.tokenizer))[ids[order]]), strings.tokens(prompts)
     def sweep(queries, keys): return torch.stack([count_fused(q, k, values, t, device) for q, k, t in zip(queries, keys, tuned.thresholds)])
     def evaluate(counts): return hellinger(tuned(counts[..., :-1], unigram(corpus))[0], next_char_probs(model, said).cpu()).mean()
@@ -63,8 +63,9 @@ if __name__ == '__main__':
     if torch.cuda.is_available():
         rows, distance, n_keys = measure('cuda')
         times = dict(rows)
-        compare('threshold attention on a GPU', 'bare bfloat16 matrix product', times['counts'], times['bare bfloat16 product'], prompts=N_PROMPTS, keys=n_keys,
-                dimensions=384, blocks=6, device=torch.cuda.get_device_name())
-        notes = [f'{torch.cuda.get_device_name()}. Counts are made at {times["bare bfloat16 product"]/times["counts"]:.0%} of the rate of the bare product. Mean Hellinger distance {distance:.4f}.']
-    else: rows, notes = [], ['Not measured: this machine has no GPU. On one that has, `python benchmarks/gpu.py` fills the table.']
-    report('gpu', 'Everything on an accelerator', ['what', 'seconds'], [(name, f'{t:.2f}') for name, t in rows], *notes)
+        kind = torch.cuda.get_device_name()
+        compare('threshold attention on a GPU', 'bare matrix product', times['counts'], times['bare bfloat16 product'], prompts=N_PROMPTS, keys=n_keys,
+                dimensions=384, blocks=6, arithmetic='bfloat16', kind=kind)
+        notes = [f'Counts are made at {times["bare bfloat16 product"]/times["counts"]:.0%} of the rate of the bare product. Mean Hellinger distance {distance:.4f}.']
+    else: rows, kind, notes = [], None, ['Not measured: this machine has no GPU. On one that has, `python benchmarks/gpu.py` fills the table.']
+    report('gpu', 'Everything on an accelerator', ['what', 'seconds'], [(name, f'{t:.2f}') for name, t in rows], *notes, kind=kind)

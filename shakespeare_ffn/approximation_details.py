@@ -16,7 +16,7 @@ from .learned_embeddings import learned_before, stage_embeddings
 from .model import load_model
 from .similar_space import article_approximation, prompt_counts, tuned_approximation
 from .svd_helpers import projection_cosine, subspaces
-from .text_analysis import BLOCK_COLOURS, COLOURS, PART_COLOURS, bootstrap, normalise, show_char, top_tokens
+from .text_analysis import BLOCK_COLOURS, COLOURS, PART_COLOURS, bootstrap, normalise, top_tokens
 
 # %% ../nbs/14_approximation_details.ipynb #c017
 def predicted_tokens(counts: torch.Tensor, # (…, vocab_size) counts or probabilities

@@ -15,13 +15,12 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from safetensors.torch import load_file, save
 from tqdm.std import tqdm
 
-from .data import UserError, accelerator, cache_dir, load_corpus, record, reference, scale, stamp, took, write_atomically
+from .data import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors, load_corpus, record, reference, scale, stamp, took
 from .hooks import run_from
-from .model import Transformer, load_model
-from .text_analysis import COLOURS, show_char
+from .model import Transformer, evaluating, load_model
+from .text_analysis import COLOURS
 
 # %% ../nbs/11_learned_embeddings.ipynb #c006
 def token_losses(model: Transformer,
@@ -58,7 +57,7 @@ class Learner:
                  tokens: torch.Tensor, # (n_tokens,) ids
                  n: int,               # embeddings a token
                  speed: int, target: float, seed: int, spread=1.): # as in `learn_embeddings`
-        self.model, self.block, self.speed, self.target, self.spread, self.done = model, block, speed, target, spread, 0
+        self.model, self.block, self.speed, self.target, self.spread, self.done = evaluating(model), block, speed, target, spread, 0
         self.asked = dict(block=block, tokens=tokens.tolist(), n=n, speed=speed, target=target, seed=seed, spread=spread)
         device = model.lm_head.weight.device
         self.tokens, self.active = tokens.to(device), torch.arange(len(tokens), device=device)
@@ -134,11 +133,12 @@ def finish(self: Learner):
 def write_state(run: Learner, path: Path):
     "Write a run's state, to be taken up."
     buffer = io.BytesIO(); torch.save(run.state(), buffer)
-    write_atomically(path, buffer.getvalue())
+    keep(path, buffer.getvalue())
 
 def read_state(run: Learner, path: Path):
-    "Take up a run that was written; a `UserError` if something else was asked of that one."
-    state = torch.load(path, map_location=run.e.device, weights_only=True)
+    "Take up a run that was written, if it is there and whole; a `UserError` if something else was asked of that one."
+    if (content := kept(path)) is None: return
+    state = torch.load(io.BytesIO(content), map_location=run.e.device, weights_only=True)
     if state.get('asked') != run.asked: raise UserError(f'{path} is the state of another run; remove it or give another checkpoint')
     run.load(state)
 
@@ -157,7 +157,7 @@ def learn_embeddings(model: Transformer,
     "Embeddings that make the frozen model say a token, learnt by gradient descent, all tokens in one batch."
     tokens = check_request(model, block, tokens, n, speed, spread)
     run, written = Learner(model, block, tokens, n, speed, target, seed, spread), time.monotonic()
-    if checkpoint and checkpoint.exists(): read_state(run, checkpoint)
+    if checkpoint: read_state(run, checkpoint)
     with tqdm(total=max_steps, initial=run.done, unit=' steps', disable=not progress) as bar:
         while run.done < max_steps and len(run.active):
             run.advance(min(50, -(-(max_steps-run.done)//speed)))
@@ -191,7 +191,7 @@ def stage_file(model: Transformer,
     which = 'all' if tokens is None else '-'.join(map(str, tokens))
     speed = speed or ((1, 30) if scale() == 'full' else (50, 100))[block < len(model.blocks)]
     apart = '' if spread == 1 else f'-spread{spread:g}'
-    return cache_dir()/'embeddings'/f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}{apart}.safetensors'
+    return cache_dir()/'embeddings'/f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}{apart}.kept'
 
 # %% ../nbs/11_learned_embeddings.ipynb #n006
 def learnt(model: Transformer,
@@ -200,7 +200,7 @@ def learnt(model: Transformer,
           ) -> list:      # ascending
     "How many embeddings a token the user's cache has for a stage; one number a file."
     pattern = stage_file(model, block, **choices)
-    return sorted(int(re.search(r'-n(\d+)-', file.name)[1]) for file in pattern.parent.glob(pattern.name))
+    return sorted(int(re.search(r'-n(\d+)-', file.name)[1]) for file in pattern.parent.glob(pattern.name) if kept(file) is not None)
 
 def learned_before(model: Transformer, block: int) -> bool:
     "Are embeddings of all tokens, of a stage, in the cache?"
@@ -221,12 +221,12 @@ def stage_embeddings(model: Transformer,
     speed = speed or ((1 if last else 30) if full else 50 if last else 100)
     path = stage_file(model, block, tokens, n, speed, spread)
     checkpoint = path.with_suffix('.checkpoint')
-    if not path.exists():
+    if (tensors := kept_tensors(path)) is None:
         there, most = deepcopy(model).to(device), 50_000 if full else 20_000
         found = learn_embeddings(there, block, tokens, n, speed, most, spread=spread, checkpoint=checkpoint, progress=progress)
-        write_atomically(path, save({k: v.cpu().contiguous() for k, v in found._asdict().items()}))
+        keep_tensors(path, tensors := found._asdict())
         checkpoint.unlink(missing_ok=True)
-    return Learned(*(load_file(path, device=str(model.lm_head.weight.device))[name] for name in Learned._fields))
+    return Learned(*(tensors[name].to(model.lm_head.weight.device) for name in Learned._fields))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c041
 def geometry(embeddings: torch.Tensor, # (n, n_embed)

@@ -13,7 +13,7 @@ from .data import UserError, record, reference, scale, stamp, took
 from .hooks import run_from
 from .learned_embeddings import beginnings, learned_before, stage_embeddings
 from .model import load_model
-from .text_analysis import COLOURS, show_char
+from .text_analysis import COLOURS
 
 # %% ../nbs/12_svd_helpers.ipynb #c011
 def orient(vectors: torch.Tensor,    # (…, n_embed) directions

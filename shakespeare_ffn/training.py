@@ -300,15 +300,17 @@ def read_checkpoint(path) -> dict:
 
 # %% ../nbs/02_training.ipynb #h1B
 @patch
+@undisturbed()
 def load(self: Run, path: Path):
     "Take up a checkpoint; a `UserError` if it is damaged or belongs to another run."
     state = read_checkpoint(path)
     try:
         wrong = [k for k, v in self.identity().items() if state['identity'].get(k) != v]
-        if wrong: raise UserError(f'{path} belongs to another run: its {wrong[0]} differs; give the same options or another --output')
-        with undisturbed():
-            self.model.load_state_dict(state['model'])
-            for o, s in zip(self.optimisers, state['optimisers'], strict=True): o.load_state_dict(s)
+        if wrong:
+            raise UserError(f'{path} belongs to another run: its {wrong[0]} differs; '
+                            'give the same options or another --output')
+        self.model.load_state_dict(state['model'])
+        for o, s in zip(self.optimisers, state['optimisers'], strict=True): o.load_state_dict(s)
         self.generator.set_state(state['generator'])
         self.began = time.perf_counter() - state['seconds']
         self.done, self.history, self.kept, self.computed = (state[k] for k in ('done', 'history', 'kept', 'computed'))

@@ -4,6 +4,12 @@ import pytest
 from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.model import load_model
 
+def pytest_configure(config): config.addinivalue_line('markers', 'posix: needs signals, file modes, a shell or limits as POSIX has them')
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker('posix'): item.add_marker(pytest.mark.skipif(os.name != 'posix', reason='POSIX only'))
+
 @pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
@@ -22,7 +28,7 @@ def new_cache(cache, tmp_path, monkeypatch):
     "An empty cache but for the corpus, for this test alone."
     folder = tmp_path/'cache'
     folder.mkdir()
-    (folder/'tinyshakespeare.txt').symlink_to(cache/'tinyshakespeare.txt')
+    (folder/'tinyshakespeare.txt').write_bytes((cache/'tinyshakespeare.txt').read_bytes())
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(folder))
     return folder
 
@@ -31,7 +37,7 @@ def start():
     "Start Python processes; whatever still runs at the end of the test is killed."
     processes = []
     def go(code, *args, **kwargs):
-        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
+        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
         return processes[-1]
     yield go
     for p in processes: p.kill()

@@ -63,7 +63,7 @@ def test_a_device_that_is_not_there(capsys):
 
 def test_corpus_that_differs(capsys, corpus, tmp_path, monkeypatch):
     other = tmp_path/'other.txt'
-    other.write_text(corpus.text.replace('First', 'Third', 1))
+    other.write_text(corpus.text.replace('First', 'Third', 1), encoding='utf-8')
     monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(other))
     assert 'other.txt is not the expected corpus' in refused(capsys, 'To be')
     monkeypatch.delenv('SHAKESPEARE_FFN_TEXT')
@@ -82,7 +82,7 @@ def test_weights_that_fail_their_check(capsys, tmp_path):
     assert 'not a readable safetensors file' in refused(capsys, 'To be', '--model', file)
     file.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
     assert 'fails its check' in refused(capsys, 'To be', '--model', file)
-    file.write_text('not weights at all')
+    file.write_text('not weights at all', encoding='utf-8')
     assert 'not a readable safetensors file' in refused(capsys, 'To be', '--model', file)
     assert 'cannot read' in refused(capsys, 'To be', '--model', tmp_path)
 
@@ -109,7 +109,7 @@ def test_no_network(tmp_path):
     env = {k: v for k, v in os.environ.items() if k != 'SHAKESPEARE_FFN_TEXT'} | dict(
         PYTHONPATH=str(tmp_path/'lib'), SHAKESPEARE_FFN_CACHE=str(tmp_path/'cache'), https_proxy='http://127.0.0.1:9', no_proxy='')
     done = subprocess.run([sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', 'To be'],
-                          cwd=tmp_path, env=env, capture_output=True, text=True)
+                          cwd=tmp_path, env=env, capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1), done.stderr
     assert 'cannot fetch the corpus' in done.stderr and str(tmp_path/'cache'/'tinyshakespeare.txt') in done.stderr
     assert not (tmp_path/'cache').exists()
@@ -157,14 +157,15 @@ def test_nothing_passes_is_said(capsys):
     assert '(empty)' in text and text.count('no similar string') == 6
     assert json.loads(answer(capsys, 'zq$zq$zq$3', '--thresholds', '1,1,1,1,1,1', '--json'))['empty'] is True
 
+@pytest.mark.posix
 def test_whoever_reads_may_stop(tmp_path):
     done = subprocess.run(f'{sys.executable} -c "from shakespeare_ffn.explain import main; main()" --top all "And only l" | head -1',
-                          shell=True, capture_output=True, text=True)
+                          shell=True, capture_output=True, text=True, encoding='utf-8')
     assert done.stdout == "What comes after 'And only l'?\n" and 'Traceback' not in done.stderr
 
 def test_a_terminal_that_knows_no_unicode():
     done = subprocess.run([sys.executable, '-c', 'from shakespeare_ffn.explain import main; main()', 'And only l'],
-                          env=os.environ | dict(PYTHONIOENCODING='ascii'), capture_output=True, text=True)
+                          env=os.environ | dict(PYTHONIOENCODING='ascii'), capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0 and 'Hellinger' in done.stdout, done.stderr
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

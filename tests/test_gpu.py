@@ -1,31 +1,197 @@
-"The kernel for accelerators: on a GPU if there is one, and by Triton's interpreter if there is none."
+"""What a machine with a GPU runs. Where there is none: the kernel by Triton's interpreter, all else on a stand-in that
+refuses what a GPU refuses."""
 import os, subprocess, sys
+from dataclasses import replace
+from pathlib import Path
+import numpy as np
 import pytest, torch
+from safetensors.torch import load_file
+from shakespeare_ffn import corpus_keys, cosine_sims
+from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
+from shakespeare_ffn.corpus_keys import TrieForward
+from shakespeare_ffn.data import accelerator, device
+from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
+from shakespeare_ffn.explain import explain
+from shakespeare_ffn.hooks import capture, run_from
+from shakespeare_ffn.learned_embeddings import geometry, learn_embeddings, least_losses, stage_embeddings
+from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
+from shakespeare_ffn.similar_space import calibrate
+from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
+from shakespeare_ffn.training import RECIPES, Run, batch, estimate, loss_over, stretched
+from standin import There, gpu
 
 CASES = """
 import sys, torch
-from shakespeare_ffn.cosine_sims import Values, cosine, count_fused
+from shakespeare_ffn import cosine_sims
+from shakespeare_ffn.cosine_sims import Values, cosine, count_fused, launch
 device, generator = sys.argv[1], torch.Generator().manual_seed(0)
+
+def check(queries, keys, values, thresholds):
+    true = cosine(queries[:, None], keys[None])
+    for threshold in thresholds or true.flatten().sort().values[[0, true.numel()//2, -1]].clamp(-1, 1).tolist(): # similarities that occur
+        passes = (true > threshold).double()
+        counts = count_fused(queries, keys, Values(values), threshold, device)
+        assert torch.equal(counts[:, :-1], (passes @ values.double()).long()), (true.shape, threshold)
+        assert torch.equal(counts[:, -1], passes.sum(1).long())
+    return true
+
 for n_queries, n_keys, n_embed, vocab, most in (1, 1, 1, 1, 2), (5, 20, 12, 4, 300), (130, 300, 384, 65, 50), (200, 700, 40, 90, 3000):
     keys = torch.randn(n_keys, n_embed, generator=generator).bfloat16()
     queries = keys[torch.randint(n_keys, (n_queries,), generator=generator)].clone()
     queries[0] = 0
-    values = torch.randint(0, most, (n_keys, vocab), generator=generator)
-    true = cosine(queries[:, None], keys[None])
-    for threshold in true.flatten().sort().values[[0, n_queries*n_keys//2, -1]].clamp(-1, 1).tolist(): # similarities that occur
-        passes = (true > threshold).double()
-        counts = count_fused(queries, keys, Values(values), threshold, device)
-        assert torch.equal(counts[:, :-1], (passes @ values.double()).long()), (n_queries, threshold)
-        assert torch.equal(counts[:, -1], passes.sum(1).long())
+    check(queries, keys, torch.randint(0, most, (n_keys, vocab), generator=generator), None)
+
+# counts of four digits of 1024 each
+keys = torch.randn(70, 16, generator=generator).bfloat16()
+check(keys[:9].clone(), keys, torch.randint(0, 2**36, (70, 3), generator=generator), None)
+
+# pairs between a threshold and what it is in float32: on .89, which float32 takes for less, and above .85, which it takes for more
+def squares(n, length=12):
+    "Numbers that bfloat16 holds, the sum of whose squares is n."
+    found = []
+    while n:
+        exact = [v << s for s in range(8) for v in range(1, 256) if (v << s)**2 <= n]
+        found.append(max(exact)); n -= found[-1]**2
+    return found + [0]*(length - len(found))
+edge = torch.tensor([[89, *squares(100**2 - 89**2)], [85 << 6, *squares((100 << 6)**2 - 1 - (85 << 6)**2)]]).bfloat16()
+true = check(torch.eye(13)[:1].bfloat16(), edge, torch.ones(2, 5, dtype=torch.long), [.89, .85])[0]
+rounded = torch.tensor([.89, .85], dtype=torch.float32).double()
+assert rounded[0] < true[0] == .89 and .85 < true[1] < rounded[1]
+
+# more doubtful pairs than there is room for
+same = torch.ones(60, 32).bfloat16().to(device)
+for room in 1, 3600, 2**20:
+    sums, doubtful = launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
+    assert sorted(doubtful.tolist()) == list(range(3600)) and not sums.any()
+"""
+ON_STAND_IN = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from standin import gpu, here
+from shakespeare_ffn import cosine_sims
+class Interpreted: # which takes no stand-ins, and misreads bfloat16
+    def __init__(self, kernel): self.kernel = kernel
+    def __getitem__(self, grid):
+        plain = lambda x: here(x).float() if getattr(x, 'dtype', None) == cosine_sims.torch.bfloat16 else here(x)
+        return lambda *args, **kwargs: self.kernel[grid](*map(plain, args), **kwargs)
+cosine_sims.fused = Interpreted(cosine_sims.fused)
+with gpu(): exec({CASES!r})
 """
 
-def run(device, **env):
-    done = subprocess.run([sys.executable, '-c', CASES, device], env=os.environ | env, capture_output=True, text=True)
+def run(code, device, **env):
+    done = subprocess.run([sys.executable, '-c', code, device], env=os.environ | env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
-def test_kernel_on_a_gpu(): run('cuda')
+def test_kernel_on_a_gpu(): run(CASES, 'cuda')
 
 def test_kernel_in_the_interpreter():
     pytest.importorskip('triton', reason='Triton is not installed (PyTorch brings it with CUDA)')
-    run('cpu', TRITON_INTERPRET='1')
+    run(ON_STAND_IN, 'cuda:0', TRITON_INTERPRET='1')
+
+@pytest.fixture
+def there():
+    "A machine with one GPU."
+    with gpu(): yield 'cuda:0'
+
+@pytest.fixture
+def model_there(there): return load_model(device=there)
+
+@pytest.fixture
+def tokens(corpus):
+    strings = corpus.substrings(10)
+    return strings.tokens(strings.order[:12])
+
+def close(x, y, tolerance=1e-4):
+    assert isinstance(x, There) and not isinstance(y, There)
+    assert torch.allclose(x.cpu(), y, atol=tolerance, rtol=tolerance)
+
+def test_the_stand_in_refuses_what_a_gpu_refuses(there, tokens):
+    x, y = torch.ones(3, device=there), torch.ones(3)
+    for wrong in (lambda: x + y, lambda: torch.cat([x, y]), lambda: x.numpy(), lambda: y[x.long()], lambda: x @ y,
+                  lambda: torch.randn(3, device=there, generator=torch.Generator()), lambda: torch.searchsorted(x, y)):
+        with pytest.raises(RuntimeError): wrong()
+    assert (x + 1).tolist() == (x + torch.ones(())).tolist() == (x.cpu() + y).tolist() and x[torch.tensor([0, 2])].is_cuda
+    model = load_model(device=there)
+    model.ln_f.weight = torch.nn.Parameter(model.ln_f.weight.detach().cpu(), requires_grad=False)
+    with pytest.raises(RuntimeError, match='two devices'): next_char_probs(model, tokens) # one tensor left behind
+
+def test_devices_are_found(there):
+    assert accelerator() == 'cuda:0' and device('cuda') == torch.device('cuda:0')
+
+def test_forward_passes(model_there, model, tokens):
+    batch = torch.as_tensor(tokens).long()
+    close(next_char_probs(model_there, tokens), next_char_probs(model, tokens))
+    close(model_there(batch.to('cuda:0')), model(batch))
+    found, expected = capture(model_there, batch.to('cuda:0')), capture(model, batch)
+    for name, x in found.items(): close(x, expected[name])
+    close(run_from(model_there, torch.ones(2, 1, 384, device='cuda:0'), 3), run_from(model, torch.ones(2, 1, 384), 3))
+    assert len(generate(model_there, 'And ', 5)) == 9 and generate(model_there, 'And ', 5, seed=0) == generate(model_there, 'And ', 5, seed=0)
+
+def test_prefix_tree(model_there, model, tokens):
+    close(TrieForward(model_there)(tokens), TrieForward(model)(tokens))
+    close(TrieForward(model_there, 'bfloat16')(tokens[:2]).float(), TrieForward(model)(tokens[:2]), .2)
+
+def test_index_and_explanation(new_cache, model_there, model, corpus):
+    index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
+    assert index.queries(['An', 'zz']).is_cpu and index.compute(index.strings.tokens(index.ids[:3])).is_cpu
+    said = [explain('An', corpus, m, device=d) for m, d in ((model_there, 'cuda:0'), (model, 'cpu'))]
+    assert said[0].hellinger == pytest.approx(said[1].hellinger, abs=1e-3)
+    assert [b.n_similar for b in said[0].blocks] == [b.n_similar for b in said[1].blocks]
+
+def test_calibration(new_cache, model_there, corpus, monkeypatch):
+    monkeypatch.setattr('shakespeare_ffn.similar_space.threshold_attention', lambda queries, keys, values, grid, progress:
+                        (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None)) # as if it had been counted
+    monkeypatch.setattr('shakespeare_ffn.similar_space.fit', lambda counts, probs, unigram:
+                        (torch.zeros(6, dtype=torch.long), torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
+    index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
+    assert calibrate(corpus, model_there, index, n=10, progress=False).length == 2
+
+def test_rows_and_cosines(there):
+    a, b = (torch.randn(n, 48, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (7, 9))
+    close(cosine_sims.cosine(a[:, None].to(there), b[None].to(there)), cosine_sims.cosine(a[:, None], b[None]), 1e-14)
+    close(cosine_sims.root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
+    close(cosine_sims.unit(a.to(there)), cosine_sims.unit(a))
+    for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there), cosine_sims.similar(a[0], b, -.1)): assert torch.equal(found, expected)
+
+@pytest.mark.parametrize('recipe', RECIPES)
+def test_training(recipe, corpus, there, tmp_path):
+    small = replace(stretched(RECIPES[recipe], 3), batch_size=2)
+    new = lambda: Run(corpus, small, 0, Config(block_size=16, n_layer=2, n_head=2, n_embed=16), there)
+    run, other = new(), new()
+    run.train = run.val = run.corpus.split()[1][:200]
+    x, y = batch(run.val, 2, 16, torch.Generator())
+    run.corpus = replace(corpus, text=corpus.text[:2000]) # whose losses take no time
+    run.advance(); run.look(); run.save(tmp_path/'checkpoint'); other.load(tmp_path/'checkpoint')
+    other.train = run.train
+    assert run.advance() == pytest.approx(other.advance())
+    assert len(run.sample(5)) and 0 < estimate(run.model, run.train, 0, False, 1, 2) < 9
+    for bfloat16 in False, True: assert 0 < loss_over(run.model, run.train, 64, bfloat16) < 9
+    run.finish(tmp_path/'weights.safetensors', 1)
+    assert load_model(tmp_path/'weights.safetensors').config.n_embed == 16
+
+def test_learned_embeddings(new_cache, model_there, model, tmp_path):
+    for block in 6, 5:
+        asked = dict(tokens=[1, 39], n=3, speed=100, checkpoint=tmp_path/f'{block}', progress=False)
+        learn_embeddings(model_there, block, max_steps=500, **asked)
+        found = learn_embeddings(model_there, block, max_steps=1000, **asked) # goes on
+        assert found.embeddings.is_cuda and found.loss.isfinite().all()
+    for m in model_there, model: # learnt on the GPU, given where the model is
+        assert stage_embeddings(m, 6, [1], 2, 100, progress=False).embeddings.is_cuda == m.lm_head.weight.is_cuda
+
+def test_geometry_and_subspaces(model_there, model, tokens):
+    found, expected = block_vectors(model_there, tokens), block_vectors(model, tokens)
+    for part, x in found.items(): close(x, expected[part], 1e-3)
+    acts = capture(model_there, torch.as_tensor(tokens).long().to('cuda:0'))
+    assert all(ablate(model_there, acts, 2, part, alone).is_cuda for part in (None, 'sa') for alone in (False, True))
+    e = torch.randn(3, 5, 384, device='cuda:0')
+    assert least_losses(model_there, 2)[0].is_cuda and set(geometry(e[0])) == {'norm', 'distance'}
+    assert projection_cosine(e[0], subspaces(e, 2)).is_cuda and projection_matrix(subspaces(e)).is_cuda
+
+def test_criterion_and_chance(there):
+    counts, similarities = torch.randint(0, 50, (40, 65)), torch.randn(40, 65)
+    results = []
+    for move in (lambda x: x), (lambda x: x.to(there)):
+        predicted, close_ones = predicted_tokens(move(counts)), nearest(move(similarities))
+        assert chance_simulated(predicted, move(similarities), 2).is_cuda == predicted.is_cuda == chance_exact(predicted.sum(1)).is_cuda
+        results.append((criterion(predicted, close_ones).cpu(), exchanged(predicted, close_ones).cpu()))
+    assert all(torch.equal(x, y) for x, y in zip(*results))

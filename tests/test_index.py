@@ -1,9 +1,9 @@
 "The index on disk: killed builds, damaged and foreign files, two builds at once, disks that are full or closed."
-import json, os, resource, shutil, signal, subprocess, time
+import errno, json, os, shutil, signal, subprocess, tempfile, time
 from pathlib import Path
-import pytest, torch
+import numpy as np, pytest, torch
 from shakespeare_ffn import corpus_keys
-from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, corpus_index, rows_done
+from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, chunks_done, corpus_index
 from shakespeare_ffn.data import UserError
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.model import load_model, save_model
@@ -28,17 +28,19 @@ def wait_for(condition, process, seconds=120):
 @pytest.fixture
 def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 
+@pytest.mark.posix
 def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
     process = start(BUILD, 4)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
     process.send_signal(signal.SIGKILL); process.wait()
     [partial] = (new_cache/'keys').glob('*.partial')
-    done = json.loads((partial/'progress.json').read_text())['done']
+    notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
+    done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
     assert 0 < done < len(corpus.substrings(4)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
     index = corpus_index(corpus, model, length=4, quiet=True)
-    assert sum(computed) <= len(index) - done + 10 # the rest, and the few strings that opening recomputes
+    assert sum(computed) <= len(index) - done + notes['chunk'] # the rest, and the few strings that opening recomputes
     assert folders(new_cache) == [index.path.name]
     index.verify()
     rows = torch.arange(0, len(index), 101) # from before and after the kill: all as a build in one go has them
@@ -47,9 +49,9 @@ def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monke
 
 def test_killed_at_any_moment(new_cache, full, start, corpus, model):
     "Whatever a kill leaves, the final name stands for nothing half-built"
-    for delay in 0, .01, .1, .3, .6, 1.:
+    for delay in 0, .1, .3, .6:
         process = start(BUILD, 3)
-        wait_for(lambda: list(new_cache.glob('keys/*')) or process.poll() is not None, process)
+        wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
         time.sleep(delay)
         process.kill(); process.wait()
         for path in (new_cache/'keys').iterdir():
@@ -57,20 +59,43 @@ def test_killed_at_any_moment(new_cache, full, start, corpus, model):
     corpus_index(corpus, model, length=3, quiet=True).verify()
     assert len(folders(new_cache)) == 1
 
-def test_a_truncated_partial_build_is_not_taken_up(new_cache, corpus, model):
-    path = corpus_index(corpus, model, length=1, quiet=True).path
-    partial, identity = path.with_name(path.name + '.partial'), corpus_index(corpus, model, length=1).identity
-    path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=identity, done=60)))
-    assert rows_done(partial, identity) == 60
+@pytest.fixture
+def partial(new_cache, corpus, model):
+    "What a build leaves that dies after one of its two chunks, and its identity"
+    index = corpus_index(corpus, model, length=2, quiet=True)
+    partial = index.path.with_name(index.path.name + '.partial')
+    index.path.rename(partial)
+    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=1024, done=1)), encoding='utf-8')
+    return partial, index.identity
+
+def test_a_truncated_partial_build_is_not_taken_up(partial):
+    partial, identity = partial
+    assert chunks_done(partial, identity) == (1024, 1)
     os.truncate(partial/'keys.bfloat16', 1000)
-    assert rows_done(partial, identity) == 0 and not partial.exists()
+    assert chunks_done(partial, identity) == (None, 0) and not partial.exists()
+
+DAMAGE = {'emptied': b'', 'zeroed': bytes(300), 'cut': b'{"chunk": 10', 'a list': b'[1, 2]', 'a number': b'7', 'no text': b'\xff\xfe\xfa',
+          'deep': b'['*100_000, 'no fields': b'{}', 'huge': b'{"chunk": ' + b'9'*10_000 + b'}'}
+
+@pytest.mark.parametrize('damage', [*DAMAGE.values(), *(dict(chunk=c, done=d) for c, d in
+    [(0, 1), (-1, 1), (1024, 0), (1024, 3), (1024, 10**30), (10**30, 2), (1024, True), (1024, 1.), ('1024', 1), (None, 1)])], ids=repr)
+def test_progress_that_is_damaged_is_not_believed(partial, damage):
+    partial, identity = partial
+    damage = json.dumps(dict(identity=identity) | damage).encode() if isinstance(damage, dict) else damage
+    (partial/'progress.json').write_bytes(damage)
+    assert chunks_done(partial, identity) == (None, 0)
+
+@pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
+def test_a_manifest_that_is_damaged_is_built_again(new_cache, corpus, model, damage):
+    index = corpus_index(corpus, model, length=1, quiet=True)
+    (index.path/'manifest.json').write_bytes(damage)
+    corpus_index(corpus, model, length=1, quiet=True).verify()
 
 def test_a_partial_build_of_something_else_is_not_taken_up(new_cache, corpus, model):
     path = corpus_index(corpus, model, length=1, quiet=True).path
     partial = path.with_name(path.name + '.partial')
     path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)))
+    (partial/'progress.json').write_text(json.dumps(dict(identity=dict(length=2), done=60)), encoding='utf-8')
     (partial/'keys.bfloat16').write_bytes(b'\0'*len((partial/'keys.bfloat16').read_bytes()))
     corpus_index(corpus, model, length=1, quiet=True).verify()
     assert folders(new_cache) == [path.name]
@@ -85,7 +110,7 @@ def test_a_truncated_index_is_built_again(new_cache, capsys, corpus, model):
     assert "What comes after 'to'?" in out and 'bytes, not' in err and 'building it again' in err
     corpus_index(corpus, model, length=2, quiet=True).verify()
 
-@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format'),
+@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format', encoding='utf-8'),
                                     lambda p: (p/'keys.bfloat16').unlink(), lambda p: (p/'keys.bfloat16').write_bytes(b'')],
                          ids=['no manifest', 'half a manifest', 'no numbers', 'no bytes'])
 def test_a_half_built_index_is_not_believed(new_cache, corpus, model, damage):
@@ -108,8 +133,13 @@ def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, mode
     shutil.rmtree(ours.path)
     shutil.copytree(theirs.path, ours.path)
     with pytest.raises(BadIndex, match='weights_sha256'): KeyIndex(ours.path, ours.identity, ours.strings, model)
-    (ours.path/'manifest.json').write_text(json.dumps(ours.manifest)) # even with a manifest that lies
+    manifest = json.loads((ours.path/'manifest.json').read_text(encoding='utf-8'))
+    with pytest.raises(UserError, match='belongs to another index'): corpus_index(corpus, model, length=1, quiet=True)
+    (ours.path/'manifest.json').write_text(json.dumps(ours.identity | dict(sha256=manifest['sha256'])), encoding='utf-8') # even with a manifest that lies
     with pytest.raises(BadIndex, match='not those of this model'): KeyIndex(ours.path, ours.identity, ours.strings, model)
+    with pytest.raises(UserError, match='is whole, and yet .* move it away'): corpus_index(corpus, model, length=1, quiet=True)
+    assert (ours.path/'keys.bfloat16').read_bytes() == (theirs.path/'keys.bfloat16').read_bytes() # nothing sound was removed
+    shutil.rmtree(ours.path)
     corpus_index(corpus, model, length=1, quiet=True).verify()
 
 def test_an_index_of_another_corpus_is_not_read(new_cache, corpus, model):
@@ -132,8 +162,10 @@ def test_two_builds_at_once(new_cache, full, start):
 
 def limit_files(n_bytes):
     "In a child: no file may grow beyond this."
+    import resource
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
+@pytest.mark.posix
 def test_a_disk_that_fills_up_while_building(new_cache, full, start):
     process = start('from shakespeare_ffn.explain import main; main()', 'tho', preexec_fn=lambda: limit_files(2_000_000))
     out, err = process.communicate(timeout=100)
@@ -141,6 +173,7 @@ def test_a_disk_that_fills_up_while_building(new_cache, full, start):
     assert 'ffn_explain: cannot write the index' in err.splitlines()[-1] and 'make room' in err
     assert folders(new_cache) == []
 
+@pytest.mark.posix
 def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsys):
     small = tmp_path/'small'
     small.mkdir()
@@ -157,11 +190,12 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
         assert [p for p in (small/'keys').iterdir() if p.is_dir()] == []
     finally: subprocess.run(['umount', small], check=True)
 
+@pytest.mark.posix
 @pytest.mark.parametrize('kind', ['a file', 'closed'])
 def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsys, corpus, kind):
-    (tmp_path/'text').write_text(corpus.text); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
+    (tmp_path/'text').write_text(corpus.text, encoding='utf-8'); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
     place = tmp_path/'place'
-    if kind == 'a file': place.write_text('')
+    if kind == 'a file': place.write_text('', encoding='utf-8')
     else: place.mkdir(mode=0o500)
     if kind == 'closed' and os.access(place, os.W_OK): place = Path('/proc/closed') # for root no folder is closed, but this one is
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(place))
@@ -169,6 +203,7 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'SHAKESPEARE_FFN_CACHE' in err, err
 
+@pytest.mark.posix
 def test_interrupted_by_hand(new_cache, full, start):
     heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)' # a shell's background jobs, tests among them, ignore it
     process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a') # takes long enough to be caught in the middle
@@ -177,3 +212,145 @@ def test_interrupted_by_hand(new_cache, full, start):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, '') and 'interrupted' in err and 'Traceback' not in err
+
+# what is used, and what must not be removed
+
+@pytest.mark.parametrize('there, fast', [('float32', 'bfloat16'), ('bfloat16', 'float32')])
+def test_a_sound_index_is_used_whatever_its_arithmetic(new_cache, corpus, model, monkeypatch, there, fast):
+    monkeypatch.setattr(corpus_keys, 'fast_arithmetic', lambda device: fast)
+    old = corpus_index(corpus, model, 1, there, quiet=True)
+    assert corpus_index(corpus, model, 1, quiet=True).path == old.path
+    new = corpus_index(corpus, model, 1, fast, quiet=True) # asked for by name, it is built
+    assert (new.identity['arithmetic'], corpus_index(corpus, model, 1, quiet=True).path) == (fast, new.path) # and preferred from then on
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', there)
+    monkeypatch.setattr(corpus_keys, 'fast_arithmetic', lambda device: there)
+    assert corpus_index(corpus, model, 1, quiet=True).path == old.path
+    shutil.rmtree(old.path)
+    assert corpus_index(corpus, model, 1, quiet=True).identity['arithmetic'] == there
+
+def test_a_damaged_index_does_not_hide_a_sound_one(new_cache, corpus, model, monkeypatch):
+    monkeypatch.setattr(corpus_keys, 'fast_arithmetic', lambda device: 'float32')
+    damaged, sound = (corpus_index(corpus, model, 1, a, quiet=True) for a in ('float32', 'bfloat16'))
+    os.truncate(damaged.path/'keys.bfloat16', 10)
+    assert corpus_index(corpus, model, 1, quiet=True).path == sound.path
+    assert damaged.path.exists()
+
+def test_a_silenced_block_has_an_index(new_cache, corpus):
+    model = load_model()
+    for p in model.blocks[3].ffwd.out.parameters(): p.zero_()
+    assert not corpus_index(corpus, model, 1, quiet=True).keys[3].any()
+
+def test_an_index_that_cannot_be_read_is_not_removed(new_cache, corpus, model, monkeypatch):
+    "an input error, or a closed folder, is no damage"
+    path, read = corpus_index(corpus, model, 1, quiet=True).path, Path.read_bytes
+    def fail(self):
+        if self.name == 'manifest.json': raise OSError(errno.EIO, 'Input/output error')
+        return read(self)
+    monkeypatch.setattr(Path, 'read_bytes', fail)
+    with pytest.raises(UserError, match='Input/output error'): corpus_index(corpus, model, 1, quiet=True)
+    monkeypatch.undo()
+    assert (path/'keys.bfloat16').exists()
+
+# file systems, memory, locks
+
+def refuse_maps(monkeypatch, *modes):
+    "A file system that maps no file into memory"
+    memmap = np.memmap
+    def refuse(file, dtype, mode, **kwargs):
+        if mode in modes: raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+        return memmap(file, dtype, mode, **kwargs)
+    monkeypatch.setattr(np, 'memmap', refuse)
+
+def test_a_file_system_that_maps_no_file_for_writing(new_cache, corpus, model, monkeypatch):
+    path = corpus_index(corpus, model, 2, quiet=True).path
+    mapped = (path/'keys.bfloat16').read_bytes()
+    shutil.rmtree(path)
+    refuse_maps(monkeypatch, 'r+')
+    corpus_index(corpus, model, 2, quiet=True).verify()
+    assert (path/'keys.bfloat16').read_bytes() == mapped
+
+def test_a_file_system_that_maps_no_file(new_cache, monkeypatch, capsys):
+    refuse_maps(monkeypatch, 'r+', 'c')
+    with pytest.raises(SystemExit) as ended: main(['to'])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'maps no files' in err, err
+    assert folders(new_cache) == [] # said before the work, not after it
+
+def test_little_address_space(new_cache, start):
+    limit = '''
+import resource
+from shakespeare_ffn import corpus_keys
+from shakespeare_ffn.explain import main
+def little(partial, identity, take_room=corpus_keys.take_room):
+    size = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2_000_000, size + 2_000_000))
+    take_room(partial, identity)
+corpus_keys.take_room = little
+main()'''
+    process = start(limit, 'to')
+    out, err = process.communicate(timeout=100)
+    assert (process.returncode, out, err.count('\n')) == (2, '', 1) and 'ulimit -v' in err, err
+    assert folders(new_cache) == []
+
+@pytest.mark.parametrize('code', [errno.ENOLCK, errno.EACCES, errno.EROFS], ids=errno.errorcode.get)
+def test_a_lock_that_cannot_be_taken(new_cache, monkeypatch, capsys, code):
+    def refuse(self, timeout=None): raise OSError(code, os.strerror(code))
+    monkeypatch.setattr(corpus_keys.FileLock, 'acquire', refuse)
+    with pytest.raises(SystemExit) as ended: main(['to'])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'SHAKESPEARE_FFN_CACHE' in err, err
+
+def test_a_lock_file_that_was_left_is_no_lock(new_cache, corpus, model):
+    path = corpus_index(corpus, model, 1, quiet=True).path
+    shutil.rmtree(path)
+    path.with_name(path.name + '.lock').write_text('12345', encoding='utf-8')
+    corpus_index(corpus, model, 1, quiet=True).verify()
+
+def test_locks_of_others_do_not_matter_when_room_is_reclaimed(tmp_path, monkeypatch):
+    (tmp_path/'theirs.partial').mkdir()
+    def refuse(self, timeout=None): raise PermissionError(errno.EACCES, 'Permission denied')
+    monkeypatch.setattr(corpus_keys.FileLock, 'acquire', refuse)
+    corpus_keys.reclaim(tmp_path/'mine')
+    assert (tmp_path/'theirs.partial').exists()
+
+def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
+    if os.geteuid(): pytest.skip('only root can be another user')
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o777)
+        monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', folder)
+        path = corpus_keys.index_path(corpus_keys.identities(corpus, model, 1, 'float32')[0])
+        partial = path.with_name(path.name + '.partial')
+        partial.mkdir(parents=True); (partial/'keys.bfloat16').write_text('theirs', encoding='utf-8')
+        os.chmod(path.parent, 0o777)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match=r'\.partial is what a dead build left.*remove it, or set SHAKESPEARE_FFN_CACHE'):
+                corpus_index(corpus, model, 1, 'float32', quiet=True)
+        finally: os.seteuid(0)
+        assert (partial/'keys.bfloat16').read_text(encoding='utf-8') == 'theirs'
+
+def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, corpus, model, monkeypatch):
+    events, sync, write, replace = [], corpus_keys.RowFile.sync, corpus_keys.write_atomically, Path.replace
+    monkeypatch.setattr(corpus_keys.RowFile, 'write', lambda self, place, found, f=corpus_keys.RowFile.write: events.append('rows') or f(self, place, found))
+    monkeypatch.setattr(corpus_keys.RowFile, 'sync', lambda self: events.append('sync') or sync(self))
+    monkeypatch.setattr(corpus_keys, 'write_atomically', lambda path, content: events.append(path.name) or write(path, content))
+    monkeypatch.setattr(Path, 'replace', lambda self, target: events.append(f'replace {self.suffix}') or replace(self, target))
+    corpus_index(corpus, model, 1, quiet=True)
+    order = [e for e in events if e in ('rows', 'sync', 'manifest.json') or e == 'replace .partial']
+    assert order[-3:] == ['sync', 'manifest.json', 'replace .partial'] and 'rows' not in order[order.index('sync'):], events
+
+def test_a_disk_that_fills_up_in_the_middle_loses_nothing(new_cache, corpus, model, monkeypatch):
+    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
+    write, notes = corpus_keys.write_atomically, []
+    def fills_up(path, content):
+        notes.append(path)
+        if len(notes) == 2: raise UserError('cannot write: No space left on device')
+        write(path, content)
+    monkeypatch.setattr(corpus_keys, 'write_atomically', fills_up)
+    with pytest.raises(UserError, match='No space'): corpus_index(corpus, model, 2, quiet=True)
+    computed, forward = [], TrieForward.__call__
+    monkeypatch.setattr(corpus_keys, 'write_atomically', write)
+    monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
+    index = corpus_index(corpus, model, 2, quiet=True)
+    index.verify()
+    assert sum(computed) < len(index) # the first chunk was not computed again

@@ -25,7 +25,7 @@ def root(tmp_path):
     return tmp_path
 
 def test_repository_is_in_step():
-    done = subprocess.run([sys.executable, readme.__file__, '--check'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, readme.__file__, '--check'], capture_output=True, text=True, encoding='utf-8')
     assert (done.returncode, done.stderr) == (0, '')
 
 def test_text(root):
@@ -79,7 +79,7 @@ def test_write_then_in_step(root):
 
 def test_each_way_out_of_step(root):
     readme.write(root)
-    (root/'README.md').write_text('edited by hand')
+    (root/'README.md').write_text('edited by hand', encoding='utf-8')
     (root/'nbs/images/readme_4_0.png').write_bytes(b'another')
     (root/'nbs/images/readme_9_0.png').write_bytes(PNG)
     assert set(readme.out_of_step(root)) == {'README.md', 'nbs/images/readme_4_0.png', 'nbs/images/readme_9_0.png'}

@@ -11,10 +11,10 @@ def site(tmp_path_factory):
     copy = tmp_path_factory.mktemp('site')/'project'
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '__pycache__'))
     quarto = copy/'bin'/'quarto' # nbdev would try to install the real one
-    quarto.parent.mkdir(); quarto.write_text('#!/bin/sh\n'); quarto.chmod(0o755)
+    quarto.parent.mkdir(); quarto.write_text('#!/bin/sh\n', encoding='utf-8'); quarto.chmod(0o755)
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env['PATH'] = os.pathsep.join([str(quarto.parent), str(Path(sys.executable).parent), env['PATH']])
-    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env, capture_output=True, text=True)
+    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env, capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr[-3000:]
     return copy/'_proc'
 
@@ -40,8 +40,8 @@ def test_every_page_keeps_its_introduction(site):
         assert (front['title'], words(front['description'])) == (title.removeprefix('# '), words(summary.removeprefix('> '))), made.name
 
 def test_nothing_is_executed_by_quarto(site):
-    assert yaml.safe_load((site/'_quarto.yml').read_text())['execute'] == {'enabled': False}
+    assert yaml.safe_load((site/'_quarto.yml').read_text(encoding='utf-8'))['execute'] == {'enabled': False}
 
 def test_sidebar_names_every_page(site):
-    pages = yaml.safe_load((site/'sidebar.yml').read_text())['website']['sidebar']['contents']
+    pages = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
     assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts}

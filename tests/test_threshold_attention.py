@@ -3,7 +3,12 @@ import os, socket, subprocess, sys, time
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn.cosine_sims import Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
+from shakespeare_ffn.data import prompt_ids
+from shakespeare_ffn.explain import explain
+from shakespeare_ffn.similar_space import Approximation, prompt_counts
+from shakespeare_ffn.text_analysis import next_counts
 
 @st.composite
 def problems(draw):
@@ -39,13 +44,16 @@ def test_equals_the_loop(problem):
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), d=st.integers(1, 12), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
-def test_a_sieve_loses_nothing(problem, d, bfloat16, end, seed):
-    "However few dimensions, and in any basis; the last group of keys need not be whole"
+@given(problem=problems(), plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3),
+       bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
+def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
+    "However few dimensions, in any basis, one after the other; the last group of keys need not be whole"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
-    directions = torch.linalg.qr(torch.randn(queries.shape[1], d, generator=torch.Generator().manual_seed(seed)))[0]
-    sieve = Sieve(unit(queries), directions, threshold, torch.bfloat16 if bfloat16 else torch.float32)
+    plan = [(kind if i == 0 else Sieve, d) for i, (kind, d) in enumerate(plan)]
+    basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=torch.Generator().manual_seed(seed)))[0]
+    sieves = [kind(unit(queries), basis[:, :d], threshold, torch.bfloat16 if bfloat16 else torch.float32) for kind, d in plan]
+    sieve = Cascade(unit(queries), *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(sieve.batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts, [threshold])
@@ -60,6 +68,30 @@ def test_similar_is_sorted_and_complete(problem):
     true = cosine(queries[0, 0], keys[0])
     assert set(rows.tolist()) == {k for k, c in enumerate(true.tolist()) if c > threshold and k != left_out}
     assert torch.equal(cosines, true[rows]) and (cosines[:-1] >= cosines[1:]).all()
+
+def test_thresholds_that_do_not_fit_float32(corpus, model):
+    "The least number below a cosine that occurs lets its pair pass; what float32 makes of that number would not"
+    index, generator = corpus_index(corpus, model, quiet=True), torch.Generator().manual_seed(0)
+    prompts = [index.strings[i] for i in prompt_ids(index.strings, 3)]
+    queries, values = index.queries(prompts), next_counts(index.strings, len(corpus.tokenizer))[index.ids]
+    true = torch.stack([torch.stack([cosine(q, k) for q in some]) for some, k in zip(queries, index.keys)]) # (6, 3, n_keys)
+    thresholds, pairs = [], []
+    for block in true:
+        below = torch.nextafter(block, torch.tensor(-1.).double())
+        q, k = ((below.float().double() >= block) & (block > .7) & (block < .99)).nonzero()[-1].tolist()
+        thresholds.append(below[q, k].item()); pairs.append((q, k))
+    passes = true > torch.tensor(thresholds, dtype=torch.float64)[:, None, None]
+    assert all(passes[b, q, k] and not true[b, q, k] > float(torch.tensor(t)) for b, ((q, k), t) in enumerate(zip(pairs, thresholds)))
+    n_similar, counts = passes.sum(-1), (passes.double() @ Values(values).counts.double()).long()[..., :-1]
+    for way in prompt_counts(corpus, model, thresholds, 3), threshold_attention(queries, index.keys, values, thresholds):
+        assert torch.equal(way[0].long(), counts) and torch.equal(way[1].long(), n_similar)
+    for b, t in enumerate(thresholds): assert [len(similar(q, index.keys[b], t)[0]) for q in queries[b]] == n_similar[b].tolist()
+    for q, prompt in enumerate(prompts):
+        e = explain(prompt, corpus, model, Approximation(tuple(thresholds), (1,)*6), quiet=True)
+        assert [block.n_similar for block in e.blocks] == n_similar[:, q].tolist()
+    some = torch.cat([torch.tensor([k for _, k in pairs]), torch.randint(len(index), (40,), generator=generator)])
+    looped = threshold_attention_loop(queries, index.keys[:, some], values[some], thresholds)
+    assert torch.equal(looped[1][:, 0], passes[:, :, some].sum(-1))
 
 SHARE = """
 import os, sys, torch, torch.distributed as dist
@@ -113,9 +145,9 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies):
 
 def test_the_tool_for_several_processes(tmp_path):
     tool = Path(__file__).resolve().parents[1]/'tools'/'shared_counts.py'
-    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool], capture_output=True, text=True, timeout=200)
+    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool], capture_output=True, text=True, encoding='utf-8', timeout=200)
                for n in (1, 2)]
     for n, done in enumerate(answers, 1): assert done.returncode == 0 and f'by {n} processes' in done.stdout, done.stderr
     assert len({done.stdout.strip().rsplit(maxsplit=1)[1] for done in answers}) == 1 # the same distance
-    alone = subprocess.run([sys.executable, tool], capture_output=True, text=True)
+    alone = subprocess.run([sys.executable, tool], capture_output=True, text=True, encoding='utf-8')
     assert alone.returncode == 2 and 'start it with torchrun' in alone.stderr and 'Traceback' not in alone.stderr

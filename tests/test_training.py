@@ -1,5 +1,5 @@
 "`ffn_train`: killed and taken up, in several processes, on a text of one's own; and what bad input gets."
-import importlib.util, io, json, os, resource, signal, subprocess, sys, threading
+import importlib.util, io, json, os, signal, subprocess, sys, threading
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import pytest, torch
@@ -15,7 +15,7 @@ from shakespeare_ffn.training import main
 def text(tmp_path, corpus):
     "A text of one's own, with fewer characters than Shakespeare's"
     path = tmp_path/'mine.txt'
-    path.write_text(corpus.text[:30_000].lower())
+    path.write_text(corpus.text[:30_000].lower(), encoding='utf-8')
     return path
 
 def new_run(*args): return training.new_run(training.parser().parse_args([str(a) for a in args]))
@@ -42,6 +42,7 @@ t.step = step
 t.main()
 """
 
+@pytest.mark.posix
 @pytest.mark.parametrize('sent, save_every, n_done', [('SIGKILL', 180, 10), ('SIGKILL', 0, 12), ('SIGINT', 180, 13)]) # looks at 5, 10, 15, 20
 def test_killed_and_taken_up_it_ends_where_an_unbroken_run_ends(text, tmp_path, start, sent, save_every, n_done):
     whole, broken, checkpoint = tmp_path/'whole', tmp_path/'broken', tmp_path/'broken.checkpoint'
@@ -92,10 +93,10 @@ if dist.is_initialized(): dist.destroy_process_group()
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
 
 def test_two_processes_learn_what_one_learns(text, tmp_path):
-    (tmp_path/'histories.py').write_text(HISTORIES)
+    (tmp_path/'histories.py').write_text(HISTORIES, encoding='utf-8')
     def histories(*python):
         args = [tmp_path/'histories.py', tmp_path/f'{len(python)}', '--text', text, '--device', 'cpu']
-        done = subprocess.run([sys.executable, *python, *args], capture_output=True, text=True, timeout=200)
+        done = subprocess.run([sys.executable, *python, *args], capture_output=True, text=True, encoding='utf-8', timeout=200)
         assert done.returncode == 0, done.stderr[-2000:]
         return [[loss for look in json.loads(line) for loss in (look['train'], look['val'])] for line in done.stdout.splitlines()]
     two, one = histories(*TORCHRUN), histories()
@@ -105,18 +106,18 @@ def test_two_processes_learn_what_one_learns(text, tmp_path):
 def test_the_command_in_two_processes(text, tmp_path):
     command = Path(sys.executable).with_name('ffn_train')
     done = subprocess.run([sys.executable, *TORCHRUN, '--no-python', command, '--text', text, '--output', tmp_path/'w', '--device', 'cpu'],
-                          capture_output=True, text=True, timeout=200)
+                          capture_output=True, text=True, encoding='utf-8', timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_model(tmp_path/'w').metadata['steps'] == '20' and done.stderr.count('parameters learn from') == 1
 
 def test_bad_text(capsys, tmp_path):
     short, one, binary = tmp_path/'short', tmp_path/'one', tmp_path/'binary'
-    short.write_text('ab'*320); one.write_text('a'*10_000); binary.write_bytes(b'\xff\xfe')
+    short.write_text('ab'*320, encoding='utf-8'); one.write_text('a'*10_000, encoding='utf-8'); binary.write_bytes(b'\xff\xfe')
     assert '640 characters; it needs at least 641' in refused(capsys, '--text', short)
     assert 'one distinct character' in refused(capsys, '--text', one)
     assert 'UTF-8' in refused(capsys, '--text', binary)
     assert 'cannot read' in refused(capsys, '--text', tmp_path/'nowhere')
-    short.write_text('ab'*320 + 'a')
+    short.write_text('ab'*320 + 'a', encoding='utf-8')
     assert len(new_run('--text', short).val) == 65
 
 def test_bad_options(capsys, text, tmp_path, monkeypatch):
@@ -135,10 +136,11 @@ def test_the_largest_seed(text, tmp_path):
 
 @pytest.mark.parametrize('there', ['w', 'w.png', 'w.checkpoint'])
 def test_nothing_is_overwritten(capsys, text, tmp_path, there):
-    (tmp_path/there).write_text('precious')
+    (tmp_path/there).write_text('precious', encoding='utf-8')
     assert f'{there} is there already' in refused(capsys, '--text', text, '--output', tmp_path/'w')
-    assert (tmp_path/there).read_text() == 'precious'
+    assert (tmp_path/there).read_text(encoding='utf-8') == 'precious'
 
+@pytest.mark.posix
 def test_places_that_cannot_be_written(capsys, text, tmp_path):
     for place in text/'w', tmp_path/('w'*250), tmp_path/('w'*230), Path('/proc/nowhere/w'):
         assert f'cannot write {place}' in refused(capsys, '--text', text, '--output', place)
@@ -154,11 +156,13 @@ def test_a_foreign_checkpoint(capsys, text, tmp_path):
 @contextmanager
 def files_up_to(n_bytes):
     "As on a full disk, no file can be larger."
+    resource = pytest.importorskip('resource')
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
     try: yield
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
+@pytest.mark.posix
 def test_a_full_disk(capsys, text, tmp_path):
     output, checkpoint = tmp_path/'w', tmp_path/'w.checkpoint'
     args = ['--text', str(text), '--output', str(output)]
@@ -255,7 +259,7 @@ def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, m
 def a_checkpoint(corpus, tmp_path_factory):
     "A run's options, and the bytes of its checkpoint."
     folder = tmp_path_factory.mktemp('run')
-    (folder/'mine.txt').write_text(corpus.text[:30_000].lower())
+    (folder/'mine.txt').write_text(corpus.text[:30_000].lower(), encoding='utf-8')
     args = ['--text', folder/'mine.txt']
     new_run(*args).go(folder/'c', stop_at=99, quiet=True)
     return args, (folder/'c').read_bytes()

@@ -6,8 +6,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+def scripts(env): return env/('Scripts' if os.name == 'nt' else 'bin')
+
 def run(*cmd, **kwargs):
-    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, **kwargs)
+    done = subprocess.run([str(c) for c in cmd], capture_output=True, text=True, encoding='utf-8', **kwargs)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -25,9 +27,9 @@ def env(wheel, tmp_path_factory):
     "An environment with the wheel; what the wheel needs is lent by the one that runs the tests"
     env = tmp_path_factory.mktemp('env')
     venv.create(env, with_pip=False)
-    site = Path(run(env/'bin'/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
-    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])))
-    run(sys.executable, '-m', 'pip', '--python', env/'bin'/'python', 'install', '--no-deps', '--no-index', wheel)
+    site = Path(run(scripts(env)/'python', '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))').strip())
+    (site/'lent.pth').write_text('\n'.join(dict.fromkeys([sysconfig.get_path('purelib'), sysconfig.get_path('platlib')])), encoding='utf-8')
+    run(sys.executable, '-m', 'pip', '--python', scripts(env)/'python', 'install', '--no-deps', '--no-index', wheel)
     return env
 
 @pytest.fixture
@@ -45,11 +47,14 @@ def test_wheel_carries_its_data(wheel):
     assert not [n for n in names if not n.startswith('shakespeare_ffn')]
 
 def test_package_comes_from_the_wheel(env, elsewhere):
-    file = run(env/'bin'/'python', '-c', 'import shakespeare_ffn; print(shakespeare_ffn.__file__)', **elsewhere).strip()
+    file = run(scripts(env)/'python', '-c', 'import shakespeare_ffn; print(shakespeare_ffn.__file__)', **elsewhere).strip()
     assert Path(file).is_relative_to(env)
-    assert str(env) in (env/'bin'/'ffn_explain').read_text().splitlines()[0]
+    if os.name == 'posix': assert str(env) in (scripts(env)/'ffn_explain').read_text(encoding='utf-8').splitlines()[0]
+
+def test_every_command_is_there(env, elsewhere):
+    for name in 'ffn_explain', 'ffn_train', 'ffn_cache': assert f'usage: {name}' in run(scripts(env)/name, '--help', **elsewhere)
 
 def test_explains_a_prompt(env, elsewhere):
-    said = json.loads(run(env/'bin'/'ffn_explain', '--json', 'And only l', **elsewhere))
+    said = json.loads(run(scripts(env)/'ffn_explain', '--json', 'And only l', **elsewhere))
     assert (said['prompt'], said['length'], said['scale'], len(said['blocks'])) == ('And only l', 10, 'smoke', 6)
     assert abs(sum(said['model'].values()) - 1) < 1e-3 and 0 <= said['hellinger'] <= 1

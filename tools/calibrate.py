@@ -4,7 +4,7 @@ Or, with --model and the --text that it was trained on, for a model of your own:
 import json
 from dataclasses import asdict
 from pathlib import Path
-from shakespeare_ffn.data import Parser, command, load_corpus
+from shakespeare_ffn.data import Parser, command, load_corpus, write_atomically
 from shakespeare_ffn.explain import check_match
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import Approximation, calibrate
@@ -18,7 +18,7 @@ def tune(argv) -> Approximation:
     check_match(corpus, model)
     found = calibrate(corpus, model)
     shipped = Path(__file__).resolve().parents[1]/'shakespeare_ffn'/'approximations.json'
-    if args.model is None: shipped.write_text(json.dumps({model.hash: asdict(found)}, indent=1) + '\n')
+    if args.model is None: write_atomically(shipped, (json.dumps({model.hash: asdict(found)}, indent=1) + '\n').encode())
     return found
 
 if __name__ == '__main__': command('calibrate', tune)

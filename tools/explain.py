@@ -8,9 +8,10 @@ from pathlib import Path
 def command_line(
     pid:str # of the running make
 )->str: # its arguments, with one space or null character between them
-    proc = Path(f'/proc/{pid}/cmdline')
-    if proc.exists(): return os.fsdecode(proc.read_bytes())
-    return subprocess.run(['ps', '-ww', '-o', 'args=', '-p', pid], capture_output=True, text=True).stdout
+    try: return os.fsdecode(Path(f'/proc/{pid}/cmdline').read_bytes())
+    except OSError: pass # no such folder, or not for everybody
+    try: return os.fsdecode(subprocess.run(['ps', '-ww', '-o', 'args=', '-p', pid], capture_output=True).stdout)
+    except OSError: return ''
 
 def whole(
     value:str, # of PROMPT, as make has it

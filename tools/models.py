@@ -13,9 +13,9 @@ SEEDS = [int(seed) for seed in reference()['models']]
 
 def distributions(seed) -> Path: return ROOT/'results'/'alternates'/f'seed{seed}.safetensors'
 
-def fits(said: dict, seed) -> bool:
+def fits(said, seed) -> bool:
     "Is this the metadata of the model of a seed, made by the fast recipe as it stands?"
-    return (said.get('seed'), said.get('recipe')) == (str(seed), json.dumps(asdict(FAST)))
+    return said is not None and (said.get('seed'), said.get('recipe')) == (str(seed), json.dumps(asdict(FAST)))
 
 def kept(seed) -> bool:
     "Is there what the project keeps of a model?"

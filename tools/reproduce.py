@@ -1,42 +1,51 @@
 """Run the notebooks in place at full scale, in order, and write results/summary.json: every figure beside the article's.
 
 A run that was stopped goes on after the last notebook that it finished; what nothing has changed for is not run again. Notebooks
-that are named are run in any case. Heavy intermediate results are in the user's cache folder, so a second run is much shorter."""
-import hashlib, json, os, re, time
+that are named are run in any case. Heavy intermediate results are in the user's cache folder, so a second run is much shorter.
+With --check the notebooks run in a copy, in the cache folder, and what comes out is compared with the committed summary, each
+row within its tolerance (tools/tolerances.py); nothing here is written. The exit code is 1 if a row is out, 0 if all are in."""
+import hashlib, json, os, re, shutil, sys, time
 from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
 from tqdm import tqdm
-from shakespeare_ffn.data import Parser, UserError, cache_dir, command, stamp, write_atomically
+from shakespeare_ffn.data import Parser, UserError, cache_dir, command, machine, stamp, write_atomically
+from tolerances import agrees, may_be_missing
 
 ROOT = Path(__file__).resolve().parents[1]
-NBS, PACKAGE, SUMMARY = ROOT/'nbs', ROOT/'shakespeare_ffn', ROOT/'results'/'summary.json'
+PACKAGE = ROOT/'shakespeare_ffn'
+COPIED = 'nbs/**/*.ipynb', 'results/**/*', 'settings.ini' # what a notebook may read from where it stands
 
-def notebooks() -> list:
+def summary_file(root: Path) -> Path: return root/'results'/'summary.json'
+
+def notebooks(root: Path) -> list:
     "All of them in the order in which they build on each other."
-    return [*sorted(NBS.glob('[0-9]*.ipynb')), *sorted(NBS.glob('blog/*.ipynb')), NBS/'index.ipynb']
+    nbs = root/'nbs'
+    return [*sorted(nbs.glob('[0-9]*.ipynb')), *sorted(nbs.glob('blog/*.ipynb')), nbs/'index.ipynb']
 
 def depends_on(path: Path) -> list:
     "The files that a notebook's outputs depend on: modules with lower numbers, what the package carries and, if it names them, the alternates."
     floor = path.name if path.name[0].isdigit() else '~'
-    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text())
+    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text(encoding='utf-8'))
     modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
-    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text() else []
+    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text(encoding='utf-8') else []
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
-def shown(path: Path) -> list:
+def shown(path: Path, root: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
-    text, earlier, benchmarks = path.read_text(), notebooks()[:notebooks().index(path)], SUMMARY.with_name('benchmarks.json')
-    found = [row for p in earlier for row in rows(p)] if SUMMARY.name in text else []
-    return found + [benchmarks.read_text()] if benchmarks.name in text and benchmarks.exists() else found
+    text, earlier, benchmarks = path.read_text(encoding='utf-8'), notebooks(root)[:notebooks(root).index(path)], root/'results'/'benchmarks.json'
+    found = [row for p in earlier for row in rows(p)] if 'summary.json' in text else []
+    return found + [benchmarks.read_text(encoding='utf-8')] if benchmarks.name in text and benchmarks.exists() else found
 
-def fingerprint(path: Path) -> str:
+def fingerprint(path: Path, root: Path) -> str:
     "A hash of a notebook's cells, of the files that it depends on and of the figures that it shows."
-    h = hashlib.sha256(json.dumps([[c.source for c in nbformat.read(path, 4).cells], shown(path)]).encode())
+    h = hashlib.sha256(json.dumps([sources(path), shown(path, root)]).encode())
     for f in depends_on(path): h.update(f.read_bytes())
     return h.hexdigest()
+
+def sources(path: Path) -> list: return [c.source for c in nbformat.read(path, 4).cells]
 
 def without_bars(cell):
     "Take progress bars out of a cell's outputs."
@@ -60,40 +69,96 @@ def rows(path: Path) -> list:
     text = ''.join(o.text for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
     return [dict(notebook=path.stem) | json.loads(line) for line in re.findall(r'^summary: (.*)$', text, re.M)]
 
-def summary() -> list:
+def summary(root: Path) -> list:
     "What the notebooks record, in their order."
-    return [row for path in notebooks() for row in rows(path)]
+    return [row for path in notebooks(root) for row in rows(path)]
 
-def write_summary(took: dict): # notebook → seconds
-    seconds = {path.stem: round(took[path.stem]) for path in notebooks() if path.stem in took}
-    lines = ',\n'.join('  ' + json.dumps(row) for row in summary())
+def write_summary(root: Path, took: dict): # took: notebook → seconds
+    seconds = {path.stem: round(took[path.stem]) for path in notebooks(root) if path.stem in took}
+    lines = ',\n'.join('  ' + json.dumps(row) for row in summary(root))
     text = f'{{\n "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n "rows": [\n{lines}\n ]\n}}\n'
-    write_atomically(SUMMARY, text.encode())
+    write_atomically(summary_file(root), text.encode())
+
+def read_json(path: Path) -> dict:
+    "What a file holds; nothing, if it is not there or damaged."
+    try: return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError): return {}
+
+def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it ran
+    "Run the notebooks below `root` that are asked for, or else those that `kept` does not know to be done."
+    done, took = read_json(kept), read_json(summary_file(root)).get('seconds', {})
+    write_summary(root, took) # what the notebooks say now, whatever happened to the file
+    changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path, root)
+    about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
+    likely, ran = asked or [path for path in notebooks(root) if changed(path)], []
+    if likely and not asked: # what shows figures follows those that find them
+        likely = [path for path in notebooks(root) if path in likely or shown(path, root)]
+    if likely: print(f'In all {about(likely)}; more where keys, counts or learned embeddings are not in the cache yet')
+    for i, path in enumerate(order := asked or notebooks(root)):
+        if not (asked or changed(path)): continue
+        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in order[i:] if p in likely])}', flush=True)
+        before = fingerprint(path, root)
+        took[path.stem] = run(path)
+        done[path.stem] = dict(fingerprint=before)
+        write_summary(root, took) # later ones read it
+        write_atomically(kept, json.dumps(done).encode())
+        ran.append(path)
+    return ran
+
+def copy_to(folder: Path, root: Path):
+    "Bring a folder up to the checkout's state; a notebook there whose cells are the same keeps what it found."
+    for path in [p for pattern in COPIED for p in sorted(root.glob(pattern)) if p.is_file()]:
+        target = folder/path.relative_to(root)
+        if path.suffix == '.ipynb' and target.exists() and sources(path) == sources(target): continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+def compare(committed: list, found: list) -> tuple: # lines of a table of what differs; how many rows are out
+    "Rows that came out beside the committed ones."
+    named = lambda rows: {(r['notebook'], r['name']): r['ours'] for r in rows}
+    ours, theirs, lines, n_out = named(committed), named(found), [], 0
+    for key in [*ours, *(k for k in theirs if k not in ours)]:
+        if key not in ours or key not in theirs:
+            which, inside = ('found here only', 'committed only')[key in ours], may_be_missing(*key)
+            within = 'need not be there' if inside else 'must be there'
+            values = ours.get(key, '–'), theirs.get(key, '–')
+        elif ours[key] == theirs[key]: continue
+        else:
+            values = ours[key], theirs[key]
+            inside, within = agrees(*key, *values)
+        n_out += not inside
+        lines += [f"{'    ' if inside else 'OUT '}{': '.join(key)}\n       committed {values[0]}\n"
+                  f"       here      {values[1]}\n       tolerance {within}"]
+    return lines, n_out
+
+def check(asked: list) -> str:
+    "Run a copy of the notebooks, and say what differs from the committed figures; ends with exit code 1 if a row is out."
+    folder = cache_dir()/'checked'
+    kept, there = folder/'reproduced.json', lambda path: folder/path.relative_to(ROOT)
+    copy_to(folder, ROOT)
+    go_on(folder, kept, [there(path) for path in asked])
+    ran = {path.stem for path in asked} or {path.stem for path in notebooks(ROOT)}
+    committed, found = ([r for r in rows if r['notebook'] in ran] for rows in (read_json(summary_file(ROOT)).get('rows', []), summary(folder)))
+    lines, n_out = compare(committed, found)
+    text = '\n'.join([*lines, '', f'{len(found)} rows computed on {machine()}; {len(lines)} differ from the committed ones, '
+                      f'{n_out} of them by more than their tolerance'])
+    if n_out:
+        print(text)
+        sys.exit(1)
+    return text
 
 def reproduce(argv) -> str:
     p = Parser('reproduce', description=__doc__, allow_abbrev=False)
     p.add_argument('notebooks', nargs='*', type=Path, help='run these, done or not (default: all that are not done)')
-    asked = [path.resolve() for path in p.parse_args(argv).notebooks]
-    if wrong := [path for path in asked if path not in notebooks()]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
-    os.environ['SHAKESPEARE_FFN_SCALE'] = 'full'
-    kept = cache_dir()/'reproduced.json'
-    done = json.loads(kept.read_text()) if kept.exists() else {}
-    took = json.loads(SUMMARY.read_text())['seconds'] if SUMMARY.exists() else {}
-    write_summary(took) # what the notebooks say now, whatever happened to the file
-    changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path)
-    about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
-    likely, n_run = asked or [path for path in notebooks() if changed(path)], 0
-    if likely and not asked: likely = [path for path in notebooks() if path in likely or shown(path)] # what shows figures follows those that find them
-    if likely: print(f'In all {about(likely)}; more where keys, counts or learned embeddings are not in the cache yet')
-    for i, path in enumerate(order := asked or notebooks()):
-        if not (asked or changed(path)): continue
-        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in order[i:] if p in likely])}', flush=True)
-        before = fingerprint(path)
-        took[path.stem] = run(path)
-        done[path.stem] = dict(fingerprint=before)
-        write_summary(took) # later ones read it
-        write_atomically(kept, json.dumps(done).encode())
-        n_run += 1
-    return f'{n_run} notebooks run; figures beside the article\'s: {SUMMARY.relative_to(ROOT)}'
+    p.add_argument('--check', action='store_true', help='compare what comes out here with results/summary.json, and write nothing')
+    args = p.parse_args(argv)
+    asked = [path.resolve() for path in args.notebooks]
+    if wrong := [path for path in asked if path not in notebooks(ROOT)]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
+    # the same on every machine, whatever it multiplies fast
+    os.environ.update(SHAKESPEARE_FFN_SCALE='full', SHAKESPEARE_FFN_ARITHMETIC='float32')
+    os.environ['SHAKESPEARE_FFN_CACHE'] = str(cache_dir()) # notebooks run in another folder
+    if args.check: return check(asked)
+    n_run = len(go_on(ROOT, cache_dir()/'reproduced.json', asked))
+    return f'{n_run} notebooks run; figures beside the article\'s: {summary_file(ROOT).relative_to(ROOT)}'
 
 if __name__ == '__main__': command('reproduce', reproduce)

@@ -15,7 +15,8 @@ def shared_counts(argv) -> str:
     p.add_argument('--prompts', type=int, default={'full': 20_000, 'smoke': 200}[scale()], help="how many of the article's (default: all)")
     args = p.parse_args(argv)
     if 'WORLD_SIZE' not in os.environ: raise UserError('start it with torchrun: torchrun --nproc-per-node 2 tools/shared_counts.py')
-    dist.init_process_group('gloo')
+    try: dist.init_process_group('gloo')
+    except (ValueError, RuntimeError) as e: raise UserError(f'the processes do not find each other ({str(e).splitlines()[0]}); start them with torchrun') from e
     corpus, model = load_corpus(), load_model()
     index = corpus_index(corpus, model, quiet=dist.get_rank() > 0) # the first to come builds it if need be, the others wait
     ids, tuned = prompt_ids(index.strings, args.prompts), tuned_approximation(model)

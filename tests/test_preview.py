@@ -1,0 +1,131 @@
+"What a newcomer sees while the index is built: the model's distribution at once, previews from a growing share, the exact answer at the end."
+import json, re, sys
+import numpy as np, pytest, torch
+from hypothesis import given, strategies as st
+from shakespeare_ffn import corpus_keys, explain as explaining
+from shakespeare_ffn.corpus_keys import FIRST_LOOK, LOOKS, Build, TrieForward, corpus_index, next_look, scattered
+from shakespeare_ffn.data import UserError
+from shakespeare_ffn.explain import Preview, explain, main
+from shakespeare_ffn.model import check_prompt, next_char_probs
+from shakespeare_ffn.similar_space import tuned_approximation
+
+@pytest.fixture
+def often(monkeypatch):
+    "Small chunks, and a look after each"
+    begin = TrieForward.__init__
+    def small(self, *args):
+        begin(self, *args)
+        self.chunk = 200
+    monkeypatch.setattr(TrieForward, '__init__', small)
+    monkeypatch.setattr(corpus_keys, 'FIRST_LOOK', 0)
+    monkeypatch.setattr(corpus_keys, 'next_look', lambda begun, ended: 0)
+
+@pytest.fixture
+def events(monkeypatch):
+    "What is said and computed, in order"
+    events, forward = [], TrieForward.__call__
+    monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: events.append(len(tokens)) or forward(self, tokens))
+    for module in corpus_keys, explaining: monkeypatch.setattr(module, 'say', lambda message, quiet=False: quiet or events.append(message))
+    return events
+
+def lines(err): return [line.split('\r')[-1] for line in err.split('\n')]
+def shares(said): return [int(n) for n in re.findall(r'approximation from (\d+)% of the strings', said)]
+
+def test_the_model_speaks_at_once_then_previews_then_the_answer(new_cache, often, capsys):
+    main(['to', '--json'])
+    out, err = capsys.readouterr()
+    first, model, building, *rest = lines(err)
+    assert first == "After 'to', while the index is built:" and model.startswith('  model  ') and building.startswith('Building the index')
+    previews = [line for line in rest if line.startswith('  approximation')]
+    assert len(previews) >= 4 and all(re.search(r'\((Hellinger distance 0\.\d+|no similar string yet)\)$', line) for line in previews)
+    assert shares(err) == sorted(shares(err)) and 1 <= shares(err)[0] <= 20 and shares(err)[-1] < 100
+    assert json.loads(out)['prompt'] == 'to' # nothing of it on standard output
+    main(['to', '--json'])
+    assert capsys.readouterr() == (out, '') # the same answer; no preview once the index is there
+
+def test_the_model_speaks_before_any_chunk_is_computed(new_cache, often, events, corpus, model):
+    explain('a', corpus, model)
+    assert events[0].startswith("After 'a'") and '  model ' in events[0]
+
+def test_quiet_is_quiet(new_cache, often, capsys, events, corpus, model):
+    explain('a', corpus, model, quiet=True)
+    assert not [e for e in events if isinstance(e, str)] and capsys.readouterr() == ('', '')
+
+def test_nothing_is_said_of_an_answer_that_cannot_come(new_cache, monkeypatch, capsys):
+    monkeypatch.setattr(corpus_keys, 'check_room', lambda *args: (_ for _ in ()).throw(UserError('make room')))
+    with pytest.raises(SystemExit): main(['to'])
+    assert capsys.readouterr() == ('', 'ffn_explain: make room\n')
+
+def test_who_waits_for_another_process_hears_the_model_as_well(new_cache, corpus, model, monkeypatch, events):
+    class Taken(corpus_keys.FileLock):
+        def acquire(self, timeout=None):
+            if timeout == 0: raise corpus_keys.Timeout(self.lock_file)
+            return super().acquire()
+    monkeypatch.setattr(corpus_keys, 'FileLock', Taken)
+    explain('a', corpus, model)
+    said = [e for e in events if isinstance(e, str)]
+    assert said[0].startswith('Another process') and said[1].startswith("After 'a'") and sum('  model ' in s for s in said) == 1
+
+@pytest.mark.parametrize('exclude_self', [False, True])
+def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
+    e, index = explain('to', corpus, model, exclude_self=exclude_self, quiet=True), corpus_index(corpus, model, 2, quiet=True)
+    preview = Preview('to', next_char_probs(model, check_prompt('to', model))[0], corpus, tuned_approximation(model), exclude_self)
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7): preview.look([(index.ids[rows], index.keys[:, rows])], index.compute)
+    for counts, b in zip(preview.counts(), e.blocks, strict=True): assert {c: n for c, n in zip(corpus.tokenizer.chars, counts.tolist()) if n} == b.counts
+
+def watched(looks):
+    def watch(share, news, keys): looks.append((share, [(ids, rows.clone()) for ids, rows in news]))
+    return watch
+
+def check_looks(looks, index, already=0):
+    "Each look has rows of the index, none of them twice, and says which share is done."
+    n = 0
+    for share, news in looks:
+        for ids, rows in news:
+            assert torch.equal(rows, index.keys[:, index.row_of[ids]])
+            n += len(ids)
+        assert share == pytest.approx(n/len(index))
+    assert len({i for _, news in looks for ids, _ in news for i in ids}) == n
+
+def test_looks_see_every_row_once(new_cache, often, corpus, model):
+    looks = []
+    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(looks))
+    assert looks[0] == (0, []) and len(looks) == -(-len(index)//200) # nothing at first, and none after the last chunk
+    check_looks(looks, index)
+
+def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus, model, monkeypatch):
+    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
+    forward, calls = TrieForward.__call__, []
+    def dies(self, tokens):
+        calls.append(tokens)
+        if len(calls) == 6: raise KeyboardInterrupt
+        return forward(self, tokens)
+    monkeypatch.setattr(TrieForward, '__call__', dies)
+    with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 2, quiet=True)
+    monkeypatch.setattr(TrieForward, '__call__', forward)
+    looks = []
+    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(looks))
+    assert looks[1][0] >= 4*200/len(index) # the rows of the dead build and one chunk
+    check_looks(looks, index)
+
+@given(n=st.integers(1, 3000), share=st.floats(0, 1))
+def test_what_is_done_is_spread_evenly(n, share):
+    order, k = scattered(n), max(1, round(share*n))
+    assert sorted(order) == list(range(n))
+    assert np.diff(np.sort(order[:k]), prepend=-1, append=n).max() - 1 <= 2*n/k
+
+@given(st.lists(st.floats(0, 30), min_size=1, max_size=50))
+def test_looks_come_soon_and_take_a_twentieth_at_most(costs):
+    now, spent = FIRST_LOOK, 0
+    assert now <= 60
+    for cost in costs:
+        begun, now, spent = now, now + cost, spent + cost
+        following = next_look(begun, now)
+        assert spent <= .05*following
+        assert following - now <= max(LOOKS, 20*cost) + 1e-9
+        now = following
+
+def test_a_log_without_standard_error(new_cache, corpus, model, monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'stderr', None)
+    explain('a', corpus, model)
+    assert capsys.readouterr().out == ''
