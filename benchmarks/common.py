@@ -6,7 +6,8 @@ from shakespeare_ffn.data import fast_arithmetic, machine, scale, stamp, write_a
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 FAST = fast_arithmetic() # 'float32' or 'bfloat16': what this machine multiplies fast
-KINDS = 'AVX2', 'AVX512', 'AVX512-BF16', 'AMX' # of processors; results stand in this order, others behind, and what is read by a sentence is the first
+# Kinds of processors. Results stand in this order, others behind; a sentence that shows a figure takes the first.
+KINDS = 'AVX2', 'AVX512', 'AVX512-BF16', 'AMX'
 
 def processor() -> str:
     "The kind of processor, by the widest instructions that multiply matrices; one that imitates another says so."
@@ -56,7 +57,7 @@ def report(name: str, title: str, head: list, rows: list, *notes: str, kind=None
     write_atomically(RESULTS/f'{name}.md', as_markdown(title, tables).encode())
 
 def compare(name: str, peer: str, ours_seconds: float, peer_seconds: float, kind=None, **sizes):
-    "At full scale, keep how many times as long a peer takes in results/benchmarks.json, in place of what the same kind of machine had there."
+    "At full scale, keep how many times as long a peer takes in results/benchmarks.json; other kinds of machine keep theirs."
     if scale() != 'full': return
     path, short = RESULTS/'benchmarks.json', lambda x, n: float(f'{x:.{n}g}')
     row = dict(name=name, peer=peer, kind=kind or processor(), ours_seconds=short(ours_seconds, 4), peer_seconds=short(peer_seconds, 4),

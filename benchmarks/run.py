@@ -8,13 +8,15 @@ from shakespeare_ffn.data import Parser, UserError, command
 from common import FAST, processor, where
 
 HERE = Path(__file__).parent
-MINUTES = dict(index=(13, 5), threshold_attention=(7, 5), exactness=(2, 4), explain=(2, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1)) # float32, bfloat16
+MINUTES = dict(index=(13, 5), threshold_attention=(7, 5), exactness=(2, 4), explain=(2, 2), precision=(1, 15),
+               training=(3, 2), gpu=(1, 1)) # where float32 is what is fast; where bfloat16 is
 
 def about(names) -> float: # minutes
     return sum(MINUTES.get(name, (1, 1))[FAST == 'bfloat16'] for name in names)
 
 def chosen(asked: list) -> list: # names, the index first: others read what it found
-    there = sorted((p.stem for p in HERE.glob('*.py') if p.stem not in ('common', 'run')), key=lambda name: (list(MINUTES) + [name]).index(name))
+    there = [p.stem for p in HERE.glob('*.py') if p.stem not in ('common', 'run')]
+    there.sort(key=lambda name: (list(MINUTES) + [name]).index(name))
     if wrong := [name for name in asked if name not in there]: raise UserError(f'{wrong[0]!r} is not a benchmark; there are {", ".join(there)}')
     return [name for name in there if name in asked or not asked]
 
@@ -22,7 +24,8 @@ def run(argv) -> str:
     p = Parser('bench', description=__doc__, allow_abbrev=False)
     p.add_argument('names', nargs='*', help='which of them (default: all)')
     names, start = chosen(p.parse_args(argv).names), time.perf_counter()
-    print(f'{len(names)} benchmarks on {where()} ({processor()}, {FAST} arithmetic): about {about(names)} minutes on two cores with nothing beside it', flush=True)
+    print(f'{len(names)} benchmarks on {where()} ({processor()}, {FAST} arithmetic): '
+          f'about {about(names)} minutes on two cores with nothing beside it', flush=True)
     for name in names:
         begun = time.perf_counter()
         print(f'== {name}: about {about([name])} minutes', flush=True)

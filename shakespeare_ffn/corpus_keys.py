@@ -232,7 +232,7 @@ def say(message, quiet=False):
 # %% ../nbs/04_corpus_keys.ipynb #c051
 @contextmanager
 def locked(path: Path, quiet=False, waiting=lambda: None):
-    "Hold a lock file; say so, and call `waiting`, if another process has it. The operating system releases it when the holder dies."
+    "Hold a lock file, which the system releases when the holder dies; say so, and call `waiting`, if another process has it."
     lock = FileLock(path)
     try: lock.acquire(timeout=0)
     except NotImplementedError as e: raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from e
@@ -251,7 +251,7 @@ def scattered(n: int) -> np.ndarray: # (n,) each number below n once
 # %% ../nbs/04_corpus_keys.ipynb #c053
 SAVE_EVERY = 32 # chunks between two notes of how far the build got
 
-def chunks_done(partial: Path, identity: dict) -> tuple: # strings a chunk, how many chunks; (None, 0) if there is nothing to take up
+def chunks_done(partial: Path, identity: dict) -> tuple: # strings a chunk, how many chunks; or (None, 0)
     "What a dead build of this identity has done; everything else in its folder is removed."
     notes, n_keys, file = read_notes(partial/'progress.json'), identity['shape'][1], partial/'keys.bfloat16'
     chunk, done = notes.get('chunk'), notes.get('done')
@@ -263,6 +263,7 @@ def chunks_done(partial: Path, identity: dict) -> tuple: # strings a chunk, how 
                                          'or set SHAKESPEARE_FFN_CACHE to another folder')
     return None, 0
 
+# %% ../nbs/04_corpus_keys.ipynb #h51
 def check_room(folder: Path, n_bytes: int):
     "A `UserError` if the disk has no room for `n_bytes` more."
     if (free := shutil.disk_usage(folder).free) < n_bytes:
@@ -386,7 +387,7 @@ def compute(self: Build, quiet=False, watch=None):
 
 # %% ../nbs/04_corpus_keys.ipynb #h33
 def take_room(partial: Path, identity: dict):
-    "The folder of a build, with a file of the right size that can be read as memory; an `OSError` or a `UserError`, and no folder, if that cannot be."
+    "The folder of a build, with a file of the right size that can be read as memory. If that cannot be: an error, and no folder."
     n_bytes = 2*math.prod(identity['shape'])
     check_room(partial.parent, n_bytes)
     partial.mkdir(exist_ok=True)
@@ -397,6 +398,7 @@ def take_room(partial: Path, identity: dict):
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
+# %% ../nbs/04_corpus_keys.ipynb #h53
 def build(path: Path, identity: dict, strings, model: Transformer, quiet=False, watch=None):
     "Build an index, or go on with what a dead build left. The caller holds the lock."
     partial = path.with_name(path.name + '.partial')
@@ -425,7 +427,8 @@ def disk_faults(path: Path):
         raise UserError(f'cannot write the index in {path.parent}: {e.strerror}; {remedy}') from e
     except (MemoryError, RuntimeError) as e:
         if not (isinstance(e, MemoryError) or 'allocate memory' in str(e)): raise
-        raise UserError(f'cannot use the index in {path.parent}: too little memory; raise the limit (ulimit -v), or ask for shorter strings') from e
+        raise UserError(f'cannot use the index in {path.parent}: too little memory; raise the limit (ulimit -v), '
+                        'or ask for shorter strings') from e
 
 # %% ../nbs/04_corpus_keys.ipynb #h35
 def clear(path: Path, identity: dict, why, quiet=False):
@@ -443,7 +446,8 @@ def clear(path: Path, identity: dict, why, quiet=False):
 # %% ../nbs/04_corpus_keys.ipynb #c068
 def identities(corpus: Corpus, model: Transformer, length: int, arithmetic=None) -> list:
     "The index to build, and those that will do as well."
-    named, first = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC'), arithmetic or fast_arithmetic(model.lm_head.weight.device)
+    named = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')
+    first = arithmetic or fast_arithmetic(model.lm_head.weight.device)
     wanted = identity(corpus, model, length, first, len(alphabetical_ids(corpus.substrings(length), scale())))
     return [wanted] if named else [wanted, wanted | dict(arithmetic='bfloat16' if first == 'float32' else 'float32')]
 
@@ -473,4 +477,5 @@ def corpus_index(corpus: Corpus, model: Transformer,
             reclaim(path)
             build(path, wanted[0], strings, model, quiet, watch)
         try: return KeyIndex(path, wanted[0], strings, model)
-        except BadIndex as e: raise UserError(f'{path} has just been built, and yet {e}; does the model give numbers at all?') from e
+        except BadIndex as e:
+            raise UserError(f'{path} has just been built, and yet {e}; does the model give numbers at all?') from e

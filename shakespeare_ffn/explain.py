@@ -108,7 +108,8 @@ def explain_block(b, query, index, values, tokenizer, threshold, weight, exclude
 # %% ../nbs/08_explain.ipynb #c020
 def check_match(corpus: Corpus, model: Transformer):
     "A `UserError` unless the model was trained on this corpus."
-    if not hasattr(model, 'metadata'): raise UserError('the model does not say what it was trained on; save it with `save_model` and load it')
+    if not hasattr(model, 'metadata'):
+        raise UserError('the model does not say what it was trained on; save it with `save_model` and load it')
     if model.tokenizer.chars != corpus.tokenizer.chars or model.metadata.get('corpus_sha256') != corpus.sha256:
         raise UserError(f'the model was trained on another text (SHA-256 {model.metadata.get("corpus_sha256", "unknown")[:12]}…) '
                         f'than this one ({corpus.sha256[:12]}…); give both, the text and the model trained on it')
@@ -156,7 +157,7 @@ class Preview:
         self.asked, self.said, self.corpus, self.approximation = asked, said, corpus, approximation
         self.strings, self.begun = corpus.substrings(len(asked)), False
         self.own = self.strings.find(asked) if exclude_self else -1
-        self.passed = np.zeros((len(approximation.thresholds), len(self.strings)), bool) # which strings are similar, as far as is known
+        self.passed = np.zeros((len(approximation.thresholds), len(self.strings)), bool) # which are similar, as far as is known
 
     def counts(self) -> torch.Tensor: # (n_layer, vocab_size)
         "How often each character follows the similar strings."
@@ -196,7 +197,7 @@ def explain(prompt: str,
             exclude_self=False,                  # leave the prompt itself out of the similar strings
             device='cpu', quiet=False) -> Explanation:
     "What the model says comes after the prompt, and which corpus strings each block puts it with. The first call builds an index."
-    model = snapshot(model or default_model(device))
+    model = snapshot(default_model(device) if model is None else model) # a compiled one has no truth value
     check_prompt(prompt, model)
     length = check_length(prompt, length)
     corpus = corpus or default_corpus()

@@ -32,7 +32,7 @@ def check_not_compiled(model):
 @contextmanager
 def hooked(model: Transformer,
            functions: dict): # name → function of the activation, which returns its replacement or None
-    "Call functions on named activations while the `with` block runs; an unknown name is a `ValueError`, a compiled model a `UserError`."
+    "Call functions on named activations while the `with` block runs; an unknown name or a compiled model is an error."
     check_not_compiled(model)
     if unknown := set(functions) - set(activation_names(model)):
         raise ValueError(f'no activation is called {sorted(unknown)[0]!r}; see activation_names(model)')

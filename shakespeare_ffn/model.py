@@ -9,7 +9,7 @@ __all__ = ['BEGINNINGS', 'KINDS', 'plain_state', 'Dropout', 'SelfAttention', 'ca
            'check_prompt', 'generate']
 
 # %% ../nbs/01_model.ipynb #c003
-import copy, hashlib
+import hashlib
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -214,9 +214,9 @@ def evaluating(model: nn.Module) -> nn.Module:
     if isinstance(model, torch.jit.ScriptModule):
         raise UserError('a scripted or traced model cannot be looked into; give the model that it was made from')
     if '_orig_mod' in model._modules: return evaluating(model._orig_mod) # what `torch.compile` wraps
-    twin = copy.copy(model)
-    vars(twin).update({name: value.copy() for name, value in vars(twin).items() if isinstance(value, dict)})
-    twin._modules.update({name: child and evaluating(child) for name, child in model._modules.items()})
+    twin = object.__new__(type(model))
+    vars(twin).update({name: value.copy() if isinstance(value, dict) else value for name, value in vars(model).items()})
+    twin._modules.update({name: evaluating(child) for name, child in model._modules.items() if child is not None})
     twin.training, twin._compiled_call_impl = False, None
     return twin
 
@@ -244,21 +244,22 @@ def check_plain(model: nn.Module):
 # %% ../nbs/01_model.ipynb #h2n
 @patch(as_prop=True)
 def hash(self: Transformer) -> str:
-    "Names the weights as they are now; their file's hash if they are still those. A model that `check_plain` refuses has no name."
-    check_plain(self)
+    "Names the weights as they are now: their file's hash if they are still those. What `check_plain` refuses has no name."
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
+    check_plain(self)
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
     half = {name: t.half() for name, t in tensors.items()}
     return weights_hash(half if all(torch.equal(half[name].float(), t) for name, t in tensors.items()) else tensors)
 
 @plain_state()
 def snapshot(model: Transformer) -> Transformer:
-    "The model as it is now, in evaluation mode: a copy, so that nothing that happens later changes it."
+    "The model as it is now, in evaluation mode: a copy, so that nothing that happens later changes it. A snapshot stays itself."
+    if 'hash_when_taken' in vars(model): return model
     check_plain(model)
     model = evaluating(model)
     for m in model.modules():
-        copies = {name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in m._parameters.items() if p is not None}
-        m._parameters.update(copies)
+        given = {name: p for name, p in m._parameters.items() if p is not None}
+        m._parameters.update({name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in given.items()})
     vars(model)['hash_when_taken'] = model.hash
     return model
 
@@ -276,6 +277,7 @@ def next_char_probs(model: Transformer,
     return torch.cat([model(t.to(device))[:, -1].softmax(-1) for t in batches])
 
 # %% ../nbs/01_model.ipynb #c047
+@plain_state()
 def check_prompt(prompt: str, model: Transformer) -> torch.Tensor: # (1, len(prompt)) token ids
     "Token ids of a prompt, or a `UserError` if it is empty, too long, or has a character that the model does not know."
     if not prompt: raise UserError('the prompt is empty; give at least one character')

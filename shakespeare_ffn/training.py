@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic, float64
+from .data import Corpus, Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic
 from .data import load_corpus, machine, prompt_ids, record, reference, scale, stamp, took, true_float32
 from .data import write_atomically
 from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
@@ -272,7 +272,7 @@ def check_share(batch_size: int):
 def check(self: Run,
           *values): # losses or weights
     "A `UserError` if a number of the run is not finite any more."
-    if all((v if isinstance(v, torch.Tensor) else float64(v)).isfinite().all() for v in values): return
+    if all(v.isfinite().all() if isinstance(v, torch.Tensor) else math.isfinite(v) for v in values): return
     raise UserError(f'the loss is not finite at step {self.done:,}; the last good checkpoint is kept; begin again with another --seed, '
                     'or with --recipe article, which learns more slowly')
 
@@ -300,19 +300,22 @@ def read_checkpoint(path) -> dict:
 
 # %% ../nbs/02_training.ipynb #h1B
 @patch
+@undisturbed()
 def load(self: Run, path: Path):
     "Take up a checkpoint; a `UserError` if it is damaged or belongs to another run."
     state = read_checkpoint(path)
     try:
         wrong = [k for k, v in self.identity().items() if state['identity'].get(k) != v]
-        if wrong: raise UserError(f'{path} belongs to another run: its {wrong[0]} differs; give the same options or another --output')
-        with undisturbed():
-            self.model.load_state_dict(state['model'])
-            for o, s in zip(self.optimisers, state['optimisers'], strict=True): o.load_state_dict(s)
+        if wrong:
+            raise UserError(f'{path} belongs to another run: its {wrong[0]} differs; '
+                            'give the same options or another --output')
+        self.model.load_state_dict(state['model'])
+        for o, s in zip(self.optimisers, state['optimisers'], strict=True): o.load_state_dict(s)
         self.generator.set_state(state['generator'])
         self.began = time.perf_counter() - state['seconds']
         self.done, self.history, self.kept, self.computed = (state[k] for k in ('done', 'history', 'kept', 'computed'))
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e: raise damaged(path) from e
+    except UserError: raise
+    except Exception as e: raise damaged(path) from e # whatever it lacks
 
 # %% ../nbs/02_training.ipynb #c031
 def badness(losses: dict,     # train and val, nats a character
@@ -638,7 +641,8 @@ def world() -> int: # 1 without `torchrun`
 # %% ../nbs/02_training.ipynb #c064
 def train_together(argv) -> str:
     "`train`; under `torchrun` as one of several processes."
-    if world() > 1:
+    several = world() > 1
+    if several:
         try: dist.init_process_group()
         except (RuntimeError, ValueError, OSError) as e:
             raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); start them with torchrun, '
@@ -646,7 +650,7 @@ def train_together(argv) -> str:
     if torch.cuda.is_available(): torch.cuda.set_device(accelerator()) # so that 'cuda' is each process's own GPU
     try: return train(argv)
     finally:
-        if ranks()[1] > 1: dist.destroy_process_group()
+        if several: dist.destroy_process_group()
 
 def main(argv=None):
     "The command `ffn_train`."

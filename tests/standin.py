@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 HERE, aten = torch.device('cuda', 0), torch.ops.aten
+# positions may come from the processor
+INDEXING = aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default
 
 class There(torch.Tensor):
     "A tensor that is on the stand-in; `.x` has its numbers."
@@ -36,9 +38,9 @@ def check(f, args, kwargs):
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     strays = [x for x in given if not isinstance(x, There)]
     if not strays or len(strays) == len(given) or f in (aten.copy_.default, aten._to_copy.default): return
-    if f in (aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default) and isinstance(args[0], There):
-        strays = [x for x in args[2:3] if not isinstance(x, There)] # positions may come from the processor
-    if any(x.dim() for x in strays): raise RuntimeError(f'{f}: tensors on two devices, cpu of shapes {[tuple(x.shape) for x in strays]}')
+    if f in INDEXING and isinstance(args[0], There): strays = [x for x in args[2:3] if not isinstance(x, There)]
+    shapes = [tuple(x.shape) for x in strays if x.dim()]
+    if shapes: raise RuntimeError(f'{f}: tensors on two devices, on the processor those of shapes {shapes}')
 
 def dispatch(f, args, kwargs):
     if f is torch.ops.prim.device.default: return torch.device('meta') # what PyTorch's own code sees, and asks for
@@ -48,7 +50,8 @@ def dispatch(f, args, kwargs):
         there = torch.device(kwargs['device']).type in ('cuda', 'meta')
         kwargs = kwargs | dict(device='cpu')
     out = f(*tree_map(here, args), **tree_map(here, kwargs))
-    same = {id(x.x): x for x in tree_leaves((args, kwargs)) if isinstance(x, There)} # in-place operations return what they were given
+    # in-place operations return what they were given
+    same = {id(x.x): x for x in tree_leaves((args, kwargs)) if isinstance(x, There)}
     return tree_map(lambda x: same.get(id(x), There(x)) if there and type(x) is torch.Tensor else x, out)
 
 class Mode(TorchDispatchMode):
@@ -85,5 +88,6 @@ def gpu():
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True) # parameters are replaced, not filled
     try:
-        with mock.patch.multiple(torch.cuda, **said), mock.patch.multiple(torch, Generator=Generator, load=load), Generators(), Mode(): yield
+        with (mock.patch.multiple(torch.cuda, **said), mock.patch.multiple(torch, Generator=Generator, load=load),
+              Generators(), Mode()): yield
     finally: torch.__future__.set_overwrite_module_params_on_conversion(before)

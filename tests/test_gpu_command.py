@@ -11,12 +11,13 @@ def write(path, text):
 
 def counting(path, then=''):
     "Code that counts how often it ran, and what follows."
-    return f"import os\nwith open({str(path)!r}, 'a') as f: print(os.environ['SHAKESPEARE_FFN_SCALE'], os.environ['CUDA_VISIBLE_DEVICES'], file=f)\n{then}"
+    said = "os.environ['SHAKESPEARE_FFN_SCALE'], os.environ['CUDA_VISIBLE_DEVICES'], os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')"
+    return f"import os\nwith open({str(path)!r}, 'a') as f: print({said}, file=f)\n{then}"
 
 @pytest.fixture
 def project(tmp_path, new_cache, monkeypatch):
     "A notebook, two tests, a benchmark and something heavy, each of which counts how often it ran."
-    for name, before in dict(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_ARITHMETIC='float32', CUDA_VISIBLE_DEVICES='').items(): monkeypatch.setenv(name, before)
+    for name, before in dict(SHAKESPEARE_FFN_SCALE='smoke', CUDA_VISIBLE_DEVICES='').items(): monkeypatch.setenv(name, before)
     root, ran = tmp_path/'project', tmp_path/'ran'
     ran.mkdir()
     for name in 'nbs/index.ipynb', 'benchmarks/gpu.py', 'shakespeare_ffn/data.py': write(root/name, counting(ran/Path(name).stem))
@@ -38,7 +39,8 @@ def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     code, text = go(project, capsys)
     once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', 'index', 'test_other'], 1)
     assert code == 1 and ran(project) == once, text
-    assert (project.parent/'ran'/'heavy').read_text(encoding='utf-8') == 'smoke \n' # on the CPU, at smoke scale
+    said = lambda name: (project.parent/'ran'/name).read_text(encoding='utf-8')
+    assert said('heavy') == said('index') == 'smoke  float32\n' and said('gpu') == 'smoke  None\n' # on the CPU, at smoke scale
     lines = text.splitlines()[-8:-2]
     assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'], ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]
     assert [line for line in lines if 'failed' in line and line.endswith('ValueError: no such thing')] and '4 of 5 held' in text

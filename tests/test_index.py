@@ -10,10 +10,11 @@ from shakespeare_ffn.model import load_model, save_model
 
 BUILD = '''
 import sys
+from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-from shakespeare_ffn.corpus_keys import corpus_index
-corpus_index(load_corpus(), load_model(), length=int(sys.argv[1])).verify()
+corpus_keys.SAVE_EVERY = 2
+corpus_keys.corpus_index(load_corpus(), load_model(), length=int(sys.argv[1])).verify()
 '''
 
 def folders(cache): return sorted(p.name for p in (cache/'keys').iterdir() if p.is_dir())
@@ -30,16 +31,16 @@ def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 
 @pytest.mark.posix
 def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
-    process = start(BUILD, 4)
+    process = start(BUILD, 3)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
     process.send_signal(signal.SIGKILL); process.wait()
     [partial] = (new_cache/'keys').glob('*.partial')
     notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
     done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
-    assert 0 < done < len(corpus.substrings(4)) and not partial.with_suffix('').exists()
+    assert 0 < done < len(corpus.substrings(3)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
-    index = corpus_index(corpus, model, length=4, quiet=True)
+    index = corpus_index(corpus, model, length=3, quiet=True)
     assert sum(computed) <= len(index) - done + notes['chunk'] # the rest, and the few strings that opening recomputes
     assert folders(new_cache) == [index.path.name]
     index.verify()
@@ -62,15 +63,15 @@ def test_killed_at_any_moment(new_cache, full, start, corpus, model):
 @pytest.fixture
 def partial(new_cache, corpus, model):
     "What a build leaves that dies after one of its two chunks, and its identity"
-    index = corpus_index(corpus, model, length=2, quiet=True)
+    index = corpus_index(corpus, model, length=1, quiet=True)
     partial = index.path.with_name(index.path.name + '.partial')
     index.path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=1024, done=1)), encoding='utf-8')
+    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=40, done=1)), encoding='utf-8')
     return partial, index.identity
 
 def test_a_truncated_partial_build_is_not_taken_up(partial):
     partial, identity = partial
-    assert chunks_done(partial, identity) == (1024, 1)
+    assert chunks_done(partial, identity) == (40, 1)
     os.truncate(partial/'keys.bfloat16', 1000)
     assert chunks_done(partial, identity) == (None, 0) and not partial.exists()
 
@@ -78,7 +79,7 @@ DAMAGE = {'emptied': b'', 'zeroed': bytes(300), 'cut': b'{"chunk": 10', 'a list'
           'deep': b'['*100_000, 'no fields': b'{}', 'huge': b'{"chunk": ' + b'9'*10_000 + b'}'}
 
 @pytest.mark.parametrize('damage', [*DAMAGE.values(), *(dict(chunk=c, done=d) for c, d in
-    [(0, 1), (-1, 1), (1024, 0), (1024, 3), (1024, 10**30), (10**30, 2), (1024, True), (1024, 1.), ('1024', 1), (None, 1)])], ids=repr)
+    [(0, 1), (-1, 1), (40, 0), (40, 3), (40, 10**30), (10**30, 2), (40, True), (40, 1.), ('40', 1), (None, 1)])], ids=repr)
 def test_progress_that_is_damaged_is_not_believed(partial, damage):
     partial, identity = partial
     damage = json.dumps(dict(identity=identity) | damage).encode() if isinstance(damage, dict) else damage
@@ -147,14 +148,14 @@ def test_an_index_of_another_corpus_is_not_read(new_cache, corpus, model):
     with pytest.raises(BadIndex, match='corpus_sha256'): KeyIndex(index.path, index.identity | dict(corpus_sha256='f'*64), index.strings, model)
 
 def test_what_a_dead_build_left_is_reclaimed(new_cache, full, start, corpus, model):
-    process = start(BUILD, 4)
+    process = start(BUILD, 3)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/keys.bfloat16')), process)
     process.kill(); process.wait()
     index = corpus_index(corpus, model, length=1, quiet=True)
     assert folders(new_cache) == [index.path.name]
 
 def test_two_builds_at_once(new_cache, full, start):
-    both = [start(BUILD, 3) for _ in range(2)]
+    both = [start(BUILD, 2) for _ in range(2)]
     errors = [p.communicate(timeout=200)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0], errors
     assert sum('Building the index' in e for e in errors) == 1 # the other one waited and used it
@@ -334,10 +335,10 @@ def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, cor
     monkeypatch.setattr(corpus_keys.RowFile, 'write', lambda self, place, found, f=corpus_keys.RowFile.write: events.append('rows') or f(self, place, found))
     monkeypatch.setattr(corpus_keys.RowFile, 'sync', lambda self: events.append('sync') or sync(self))
     monkeypatch.setattr(corpus_keys, 'write_atomically', lambda path, content: events.append(path.name) or write(path, content))
-    monkeypatch.setattr(Path, 'replace', lambda self, target: events.append(f'replace {self.suffix}') or replace(self, target))
+    monkeypatch.setattr(Path, 'replace', lambda self, target: events.append('renamed' if self.is_dir() else 'file') or replace(self, target))
     corpus_index(corpus, model, 1, quiet=True)
-    order = [e for e in events if e in ('rows', 'sync', 'manifest.json') or e == 'replace .partial']
-    assert order[-3:] == ['sync', 'manifest.json', 'replace .partial'] and 'rows' not in order[order.index('sync'):], events
+    order = [e for e in events if e in ('rows', 'sync', 'manifest.json', 'renamed')]
+    assert order[-3:] == ['sync', 'manifest.json', 'renamed'] and 'rows' not in order[order.index('sync'):], events
 
 def test_a_disk_that_fills_up_in_the_middle_loses_nothing(new_cache, corpus, model, monkeypatch):
     monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)

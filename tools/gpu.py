@@ -27,8 +27,9 @@ from shakespeare_ffn.similar_space import prompt_counts, tuned_approximation
 
 class Stage(NamedTuple):
     name: str
-    command: list  # for Python
+    command: list
     depends: bytes # on what, besides the package
+    env: dict = {}
 
 def stages(root: Path, dry: bool) -> list:
     "What there is to run, in order: first what is most likely to fail on a GPU."
@@ -36,10 +37,11 @@ def stages(root: Path, dry: bool) -> list:
     test = lambda p: Stage(f'tests/{p.name}', [*python, '-m', 'pytest', '-q', '-x', str(p)], p.read_bytes())
     tests = sorted((root/'tests').glob('test_*.py'), key=lambda p: p.stem != 'test_gpu')
     bench = root/'benchmarks'/'gpu.py'
-    notebook = lambda p: Stage(p.relative_to(root).as_posix(), [*python, str(here), '--root', str(root), '--notebook', str(p)] + ['--dry-run']*dry,
-                               json.dumps(reproduce.sources(p)).encode())
+    exact = dict(SHAKESPEARE_FFN_ARITHMETIC='float32') # as in `make reproduce`
+    alone = lambda p: [*python, str(here), '--root', str(root), '--notebook', str(p)] + ['--dry-run']*dry
+    notebook = lambda p: Stage(p.relative_to(root).as_posix(), alone(p), json.dumps(reproduce.sources(p)).encode(), exact)
     return [*map(test, tests[:1]), Stage('benchmarks/gpu.py', [*python, str(bench)], bench.read_bytes()),
-            *(Stage(name, [*python, '-c', IMPORTS + code], code.encode()) for name, code in HEAVY.items()),
+            *(Stage(name, [*python, '-c', IMPORTS + code], code.encode(), exact) for name, code in HEAVY.items()),
             *map(notebook, reproduce.notebooks(root)), *map(test, tests[1:])]
 
 def fingerprint(stage: Stage, root: Path) -> str:
@@ -69,14 +71,16 @@ def run_stage(stage: Stage, root: Path, log: Path, limit: float) -> dict: # resu
     log.parent.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with open(log, 'wb') as f:
-        process = subprocess.Popen(stage.command, cwd=root, stdout=f, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(stage.command, cwd=root, env=os.environ | stage.env,
+                                   stdout=f, stderr=subprocess.STDOUT, start_new_session=True)
         try: process.wait(limit)
         except subprocess.TimeoutExpired: pass
         finally:
             if late := process.poll() is None: stop(process) # on Ctrl-C as well
     result = 'not yet' if late else 'held' if process.returncode == 0 else 'failed'
     said = dict(held='', failed=why(log.read_text(encoding='utf-8', errors='replace')))
-    return dict(result=result, seconds=round(time.perf_counter()-start), why=said.get(result, f'stopped after {limit:.0f} seconds; run it again to go on'))
+    reason = said.get(result, f'stopped after {limit:.0f} seconds; run it again to go on')
+    return dict(result=result, seconds=round(time.perf_counter()-start), why=reason)
 
 def notebook(path: Path, root: Path, dry: bool):
     "Run a copy of a notebook; at full scale, its figures must be the committed ones within their tolerances."
@@ -103,7 +107,7 @@ def gpu(argv) -> str:
     if not (args.dry_run or torch.cuda.is_available()):
         raise UserError('there is no GPU here, or PyTorch does not see it; ARGS=--dry-run tries the stages on the CPU')
     scale = 'smoke' if args.dry_run else 'full'
-    os.environ.update(SHAKESPEARE_FFN_SCALE=scale, SHAKESPEARE_FFN_ARITHMETIC='float32')
+    os.environ['SHAKESPEARE_FFN_SCALE'] = scale
     if args.dry_run: os.environ['CUDA_VISIBLE_DEVICES'] = ''
     if args.notebook: return notebook(args.notebook, args.root, args.dry_run) or ''
     folder = cache_dir()/'gpu'
@@ -119,8 +123,9 @@ def gpu(argv) -> str:
             write_atomically(kept, json.dumps(state).encode())
             print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
         found[stage.name] = state[stage.name]
-    text = f'{table(found)}\n\n{sum(r["result"] == "held" for r in found.values())} of {len(found)} held on {machine()}; logs are in {folder/"logs"}'
-    if any(r['result'] != 'held' for r in found.values()):
+    n_held = sum(r['result'] == 'held' for r in found.values())
+    text = f'{table(found)}\n\n{n_held} of {len(found)} held on {machine()}; logs are in {folder/"logs"}'
+    if n_held < len(found):
         print(text)
         sys.exit(1)
     return text

@@ -123,9 +123,12 @@ def compare(committed: list, found: list) -> tuple: # lines of a table of what d
             within = 'need not be there' if inside else 'must be there'
             values = ours.get(key, '–'), theirs.get(key, '–')
         elif ours[key] == theirs[key]: continue
-        else: values, (inside, within) = (ours[key], theirs[key]), agrees(*key, ours[key], theirs[key])
+        else:
+            values = ours[key], theirs[key]
+            inside, within = agrees(*key, *values)
         n_out += not inside
-        lines.append(f"{'    ' if inside else 'OUT '}{': '.join(key)}\n       committed {values[0]}\n       here      {values[1]}\n       tolerance {within}")
+        lines += [f"{'    ' if inside else 'OUT '}{': '.join(key)}\n       committed {values[0]}\n"
+                  f"       here      {values[1]}\n       tolerance {within}"]
     return lines, n_out
 
 def check(asked: list) -> str:
@@ -137,8 +140,8 @@ def check(asked: list) -> str:
     ran = {path.stem for path in asked} or {path.stem for path in notebooks(ROOT)}
     committed, found = ([r for r in rows if r['notebook'] in ran] for rows in (read_json(summary_file(ROOT)).get('rows', []), summary(folder)))
     lines, n_out = compare(committed, found)
-    text = '\n'.join([*lines, '', f'{len(found)} rows computed on {machine()}: {len(found)-len(lines)} are the committed ones, '
-                      f'{len(lines)-n_out} others within their tolerance, {n_out} out.'])
+    text = '\n'.join([*lines, '', f'{len(found)} rows computed on {machine()}; {len(lines)} differ from the committed ones, '
+                      f'{n_out} of them by more than their tolerance'])
     if n_out:
         print(text)
         sys.exit(1)
