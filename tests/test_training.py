@@ -42,20 +42,33 @@ t.step = step
 t.main()
 """
 
+HITS = {'SIGKILL at a look': ('SIGKILL', 180, 10), 'SIGKILL between': ('SIGKILL', 0, 12), 'SIGINT': ('SIGINT', 180, 13)} # looks at 5, 10, 15, 20
+
+@pytest.fixture(scope='module')
+def hit(corpus, tmp_path_factory):
+    "Runs that are hit, all at once, and the weights of one that is not."
+    folder, processes = tmp_path_factory.mktemp('hit'), {}
+    (folder/'mine.txt').write_text(corpus.text[:30_000].lower(), encoding='utf-8')
+    options = ['--text', str(folder/'mine.txt'), '--device', 'cpu', '--output']
+    for name, (sent, save_every, _) in HITS.items():
+        args = [sent, str(save_every), *options, str(folder/name)]
+        processes[name] = subprocess.Popen([sys.executable, '-c', HIT, *args], text=True, encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    main([*options, str(folder/'whole')])
+    yield options, folder, processes, load_file(folder/'whole')
+    for p in processes.values(): p.kill()
+
 @pytest.mark.posix
-@pytest.mark.parametrize('sent, save_every, n_done', [('SIGKILL', 180, 10), ('SIGKILL', 0, 12), ('SIGINT', 180, 13)]) # looks at 5, 10, 15, 20
-def test_killed_and_taken_up_it_ends_where_an_unbroken_run_ends(text, tmp_path, start, sent, save_every, n_done):
-    whole, broken, checkpoint = tmp_path/'whole', tmp_path/'broken', tmp_path/'broken.checkpoint'
-    options = ['--text', str(text), '--device', 'cpu', '--output']
-    main([*options, str(whole)])
-    process = start(HIT, sent, save_every, *options, broken)
-    _, err = process.communicate(timeout=100)
-    assert process.returncode == (130 if sent == 'SIGINT' else -signal.SIGKILL) and 'Traceback' not in err, err
+@pytest.mark.parametrize('name', HITS)
+def test_killed_and_taken_up_it_ends_where_an_unbroken_run_ends(hit, name):
+    (options, folder, processes, whole), (sent, _, n_done) = hit, HITS[name]
+    broken, checkpoint = folder/name, folder/f'{name}.checkpoint'
+    _, err = processes[name].communicate(timeout=200)
+    assert processes[name].returncode == (130 if sent == 'SIGINT' else -signal.SIGKILL) and 'Traceback' not in err, err
     assert done(checkpoint) == n_done and not broken.exists()
     main([*options, str(broken), '--resume'])
-    one, other = load_file(whole), load_file(broken)
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
-    assert not checkpoint.exists() and (tmp_path/'broken.png').exists()
+    other = load_file(broken)
+    assert whole.keys() == other.keys() and all(torch.equal(whole[k], other[k]) for k in whole)
+    assert not checkpoint.exists() and (folder/f'{name}.png').exists()
 
 def test_time_counts_on(text, tmp_path):
     run = new_run('--text', text, '--device', 'cpu')
@@ -104,9 +117,10 @@ def test_two_processes_learn_what_one_learns(text, tmp_path):
         assert shared == pytest.approx(alone, abs=tolerance) and shared[-1] < shared[1]
 
 def test_the_command_in_two_processes(text, tmp_path):
+    "And with a backend of matplotlib in the environment that is none."
     command = Path(sys.executable).with_name('ffn_train')
     done = subprocess.run([sys.executable, *TORCHRUN, '--no-python', command, '--text', text, '--output', tmp_path/'w', '--device', 'cpu'],
-                          capture_output=True, text=True, encoding='utf-8', timeout=200)
+                          capture_output=True, text=True, encoding='utf-8', timeout=200, env=os.environ | dict(MPLBACKEND='nonsense'))
     assert done.returncode == 0, done.stderr[-2000:]
     assert load_model(tmp_path/'w').metadata['steps'] == '20' and done.stderr.count('parameters learn from') == 1
 
@@ -231,25 +245,25 @@ def test_only_models_of_the_fast_recipe_count(tool, corpus, tmp_path, new_cache,
     assert all(tool.kept(seed) for seed in tool.SEEDS) # the alternates' in results/
     monkeypatch.setattr(tool, 'distributions', lambda seed: tmp_path/f'{seed}')
     for said, fits in (by(fast, 88), True), (by('{}', 88), False), (by(fast, 1442), False):
-        save_file(dict(probs=torch.ones(1, 65)), tmp_path/'88', said)
+        save_file(dict(probs=torch.ones(1, 65)/65), tmp_path/'88', said)
         assert tool.kept(88) == fits
     assert not tool.kept(99999)
     output = training.default_output(corpus, 'fast', 88)
     save_model(Transformer(Config(n_layer=1, n_head=1, n_embed=8)), output, by('{}', 88), corpus.tokenizer.chars)
     with pytest.raises(UserError, match=f'{output} is not the model of seed 88'): tool.make(88, 'cpu', corpus)
 
-@pytest.mark.parametrize('why', ['MPLBACKEND', 'no matplotlib', 'no room'])
+def nonsense(*_): raise ValueError("Key backend: 'nonsense' is not a valid value for backend;\nsupported values are …")
+
+def no_room(path, content):
+    if path.suffix == '.png': raise UserError(f'cannot write {path}: No space left on device')
+    path.write_bytes(content)
+
+CAUSES = dict(MPLBACKEND=('plot_history', nonsense), memory=('plot_history', lambda *_: bytes(2**60)), room=('write_atomically', no_room), matplotlib=None)
+
+@pytest.mark.parametrize('why', CAUSES)
 def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, monkeypatch, why):
-    "Also when matplotlib is imported for the first time, under a backend that a Jupyter notebook, say, has left in the environment."
-    for name in [n for n in sys.modules if n.partition('.')[0] == 'matplotlib']: monkeypatch.delitem(sys.modules, name)
-    if why == 'MPLBACKEND': monkeypatch.setenv('MPLBACKEND', 'nonsense')
-    if why == 'no matplotlib': monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-    if why == 'no room':
-        real = training.write_atomically
-        def some(path, content):
-            if path.suffix == '.png': raise UserError('cannot write the curves')
-            real(path, content)
-        monkeypatch.setattr(training, 'write_atomically', some)
+    if CAUSES[why]: monkeypatch.setattr(training, *CAUSES[why])
+    else: monkeypatch.setitem(sys.modules, 'matplotlib.figure', None) # cannot be imported
     main(['--text', str(text), '--output', str(tmp_path/'w')])
     out, err = capsys.readouterr()
     assert 'Traceback' not in err and 'no curves: ' in out and len(out.splitlines()) == 1
@@ -342,7 +356,7 @@ def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypat
 
 class Broken(io.StringIO):
     "A stream that nobody reads any more, or whose disk is full."
-    def write(self, s): raise OSError(28, 'No space left on device')
+    def write(self, *_): raise OSError(28, 'No space left on device')
     flush = write
 
 @pytest.mark.parametrize('stream', ['none', 'closed', 'broken'])
@@ -357,7 +371,7 @@ def test_messages_that_nobody_can_read(text, tmp_path, monkeypatch, stream):
 
 def test_training_in_another_thread(text, tmp_path):
     "Also with a caller who draws random numbers meanwhile: neither changes what the other draws."
-    def trained(name): return numbers(new_run('--text', text).go(tmp_path/name, quiet=True))
+    def trained(name): return numbers(new_run('--text', text).go(tmp_path/name, stop_at=99, quiet=True)) # to its first look
     alone, there = trained('alone'), []
     torch.manual_seed(5)
     expected = torch.rand(1000)
@@ -366,7 +380,7 @@ def test_training_in_another_thread(text, tmp_path):
     thread.start()
     while thread.is_alive() and len(drawn) < 1000:
         drawn.append(torch.rand(1))
-        thread.join(.01)
+        thread.join(.001)
     thread.join()
     assert torch.equal(torch.cat(drawn), expected[:len(drawn)]) and len(drawn) > 9
     assert all(torch.equal(a, b) for a, b in zip(alone, there, strict=True))
@@ -386,10 +400,9 @@ STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.infere
               autocast=lambda: torch.autocast('cpu', torch.bfloat16), precision=lambda: as_set('float32_matmul_precision', 'medium'),
               dtype=lambda: as_set('default_dtype', torch.float64))
 
-@pytest.mark.parametrize('recipe', ['fast', 'article'])
-def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path, recipe):
+def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path):
     def a_few_steps():
-        run, again = (new_run('--text', text, '--recipe', recipe) for _ in range(2))
+        run, again = (new_run('--text', text) for _ in range(2))
         run.advance(); run.save(tmp_path/'c'); again.load(tmp_path/'c'); again.advance(); again.look()
         again.sample(9)
         said = again.finish(tmp_path/'w', 1)
@@ -415,10 +428,14 @@ def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
     monkeypatch.setattr(torch.nn.functional, 'linear', linear)
     orthogonalise = training.orthogonalised
     monkeypatch.setattr(training, 'orthogonalised', lambda m, dtype, *a: met.add(f'Muon {dtype}') or orthogonalise(m, dtype, *a))
-    main(['--text', str(text), '--output', str(tmp_path/'w'), '--seed', '3'])
-    wanted = {f'torch.{asked}', f'Muon torch.{asked}', 'torch.float32'} # float32: the losses at the end
-    assert met == wanted
-    assert load_model(tmp_path/'w').metadata['computed'] == json.dumps({asked: json.loads(load_model(tmp_path/'w').metadata['computed'])[asked]})
+    run = new_run('--text', text)
+    run.advance()
+    assert met == {f'torch.{asked}', f'Muon torch.{asked}'}
+    met.clear()
+    run.look()
+    assert met == {f'torch.{asked}'}
+    metadata = run.finish(tmp_path/'w', 1) # its losses are taken in float32
+    assert met == {f'torch.{asked}', 'torch.float32'} and json.loads(metadata['computed']) == {asked: 1}
 
 def test_a_run_goes_on_in_another_arithmetic(text, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'bfloat16')
