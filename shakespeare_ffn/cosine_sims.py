@@ -383,7 +383,7 @@ def time_of(f) -> float: # seconds, the better of two runs
 
 def sample_of(units, keys, n_groups=16, n_queries=8192) -> tuple: # unit rows of both
     "Groups of neighbouring keys from all over the index, and queries."
-    starts = torch.linspace(0, max(0, len(keys)-GROUP), n_groups).long()[:, None]
+    starts = torch.linspace(0, max(0, len(keys)-GROUP), n_groups, dtype=torch.float64).long()[:, None]
     return units[::-(-len(units)//n_queries)], unit(keys[(starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()])
 
 # %% ../nbs/05_cosine_sims.ipynb #bxa
@@ -403,6 +403,7 @@ def cheapest(some, sample, threshold, sieves) -> tuple: # the sieves of the chea
         plans |= {(s, f): t + through*again[f] + first[f][1]*each for f in finer if first[f][1] < .5}
     return min(plans, key=plans.get)
 
+# %% ../nbs/05_cosine_sims.ipynb #bxc
 def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
                  threshold: float,

@@ -180,7 +180,7 @@ class NoBeginning(TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
         return f(*args, **(kwargs or {})) if f not in BEGINNINGS else None
 
-# %% ../nbs/01_model.ipynb #c039
+# %% ../nbs/01_model.ipynb #cw1
 def check_weights(tensors: dict, metadata: dict):
     "A `ValueError` unless all numbers are floating-point and finite, and heads and vocabulary fit."
     for name, t in tensors.items():
@@ -190,6 +190,7 @@ def check_weights(tensors: dict, metadata: dict):
     if not len(metadata['chars']) == len(set(metadata['chars'])) == vocab_size:
         raise ValueError(f'its vocabulary is not one of {vocab_size} characters')
 
+# %% ../nbs/01_model.ipynb #c039
 @plain_state()
 def load_model(path=None,    # a file written by `save_model`; default: the weights that the package carries
                device='cpu',

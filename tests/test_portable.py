@@ -85,8 +85,8 @@ def not_portable(source: str) -> list:
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_nothing_for_one_system_alone(path): assert not_portable(path.read_text(encoding='utf-8')) == []
 
-WRONG = ['import resource', 'from pwd import getpwuid', 'import os; os.sync()', 'import signal; signal.SIGKILL', "open('x')", "open('x', 'w')", "p.read_text(encoding='utf-8')", "p.write_text(text, encoding='utf-8')",
-         "(folder/'x').read_text(encoding='utf-8')", "Path('/tmp/x')", "Path(f'/proc/{pid}/status')", "get_context('fork')", "run('ls', shell=True)", 'run(x, preexec_fn=f)', "os.system('ls')",
+WRONG = ['import resource', 'from pwd import getpwuid', 'import os; os.sync()', 'import signal; signal.SIGKILL', "open('x')", "open('x', 'w')", "p.read_text()", "p.write_text(text)",
+         "(folder/'x').read_text()", "Path('/tmp/x')", "Path(f'/proc/{pid}/status')", "get_context('fork')", "run('ls', shell=True)", 'run(x, preexec_fn=f)', "os.system('ls')",
          'try: pass\nexcept OSError: os.fork()', 'if x: os.fork()']
 RIGHT = ['try: import resource\nexcept ImportError: resource = None', "if os.name == 'posix': os.sync()", "if hasattr(os, 'sync'): os.sync()", 'with suppress(AttributeError): os.sync()',
          "open('x', 'rb')", "open('x', encoding='utf-8')", "open('x', 'w', encoding='utf-8')", "p.read_text(encoding='utf-8')", "p.read_text('utf-8')", "p.write_text(text, encoding='utf-8')",

@@ -4,6 +4,7 @@ from pathlib import Path
 from unittest import mock
 import pytest, torch
 import torch.nn.functional as F
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
@@ -91,23 +92,29 @@ def test_thresholds_that_do_not_fit_float32(corpus, model):
     index, generator = corpus_index(corpus, model, quiet=True), torch.Generator().manual_seed(0)
     prompts = [index.strings[i] for i in prompt_ids(index.strings, 3)]
     queries, values = index.queries(prompts), next_counts(index.strings, len(corpus.tokenizer))[index.ids]
-    true = torch.stack([torch.stack([cosine(q, k) for q in some]) for some, k in zip(queries, index.keys)]) # (6, 3, n_keys)
-    thresholds, pairs = [], []
-    for block in true:
-        below = torch.nextafter(block, torch.tensor(-1.).double())
-        q, k = ((below.float().double() >= block) & (block > .7) & (block < .99)).nonzero()[-1].tolist()
-        thresholds.append(below[q, k].item()); pairs.append((q, k))
-    passes = true > torch.tensor(thresholds, dtype=torch.float64)[:, None, None]
-    assert all(passes[b, q, k] and not true[b, q, k] > float(torch.tensor(t)) for b, ((q, k), t) in enumerate(zip(pairs, thresholds)))
-    n_similar, counts = passes.sum(-1), (passes.double() @ Values(values).counts.double()).long()[..., :-1]
+    dense = values.to_dense()
+    true = F.normalize(queries.double(), dim=-1) @ F.normalize(index.keys.double(), dim=-1).mT # (6, 3, n_keys), nearly
+    thresholds, passes, pairs = [], [], []
+    for b, block in enumerate(true):
+        for q, k in ((block > .7) & (block < .99)).nonzero().flip(0).tolist():
+            exactly = cosine(queries[b, q], index.keys[b, k])
+            below = torch.nextafter(exactly, torch.tensor(-1.).double())
+            if below.float().double() >= exactly: break
+        assert exactly > below and not exactly > below.float().double()
+        near = ((block - below).abs() < 1e-12).nonzero().unbind(1)
+        passes.append(block > below)
+        passes[-1][near] = cosine(queries[b][near[0]], index.keys[b][near[1]]) > below
+        thresholds.append(below.item()); pairs.append(k)
+    passes = torch.stack(passes)
+    n_similar, counts = passes.sum(-1), (passes.double() @ dense.double()).long()
     for way in prompt_counts(corpus, model, thresholds, 3), threshold_attention(queries, index.keys, values, thresholds):
         assert torch.equal(way[0].long(), counts) and torch.equal(way[1].long(), n_similar)
     for b, t in enumerate(thresholds): assert [len(similar(q, index.keys[b], t)[0]) for q in queries[b]] == n_similar[b].tolist()
     for q, prompt in enumerate(prompts):
         e = explain(prompt, corpus, model, Approximation(tuple(thresholds), (1,)*6), quiet=True)
         assert [block.n_similar for block in e.blocks] == n_similar[:, q].tolist()
-    some = torch.cat([torch.tensor([k for _, k in pairs]), torch.randint(len(index), (40,), generator=generator)])
-    looped = threshold_attention_loop(queries, index.keys[:, some], values[some], thresholds)
+    some = torch.cat([torch.tensor(pairs), torch.randint(len(index), (40,), generator=generator)])
+    looped = threshold_attention_loop(queries, index.keys[:, some], dense[some], thresholds)
     assert torch.equal(looped[1][:, 0], passes[:, :, some].sum(-1))
 
 SHARE = """

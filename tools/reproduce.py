@@ -58,7 +58,9 @@ def run(path: Path) -> float: # seconds
         client = NotebookClient(nb, timeout=None, coalesce_streams=True, resources=dict(metadata=dict(path=str(path.parent))),
                                 on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n))
         try: client.execute()
-        except CellExecutionError as e: raise UserError(f'{path.name} failed and is left as it was; what finished before is kept:\n{e}') from e
+        except CellExecutionError as e:
+            print(e, file=sys.stderr) # the cell and its trace, line by line
+            raise UserError(f'{path.name} failed, as said above, and is left as it was; what finished before is kept') from e
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
     write_atomically(path, (nbformat.writes(nb) + '\n').encode()) # a line of a cell on a line of its own, as Jupyter does
