@@ -21,7 +21,7 @@ test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and th
 	@$(BIN)/python tools/export.py --check
 	@echo 'Running the notebooks …'
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a process a core
 
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
