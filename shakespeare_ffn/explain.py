@@ -26,7 +26,7 @@ from .cosine_sims import similar, threshold_attention
 from .data import WEIGHTS, Corpus, Parser, UserError, command, corpus_bytes, device, load_corpus, note_line_ends, quoted, scale, show_char, show_text, stamp, took
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state, snapshot
 from .similar_space import Approximation, article_approximation, tuned_approximation, unigram
-from .text_analysis import COLOURS, LITERAL, drawable, hellinger, new_figure, next_counts, normalise, plot_next, tick_chars, top_tokens
+from .text_analysis import COLOURS, hellinger, new_figure, next_counts, normalise, plot_next, tick_chars, top_tokens
 
 # %% ../nbs/08_explain.ipynb #c005
 def in_line(text: str,

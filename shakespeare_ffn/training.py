@@ -12,7 +12,7 @@ __all__ = ['FAST', 'RECIPES', 'PART', 'MESSAGES', 'SAVE_EVERY', 'Recipe', 'arith
 
 # %% ../nbs/02_training.ipynb #c003
 import io, json, math, os, signal, sys, tempfile, threading, time, zipfile
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from tqdm.std import tqdm
 from .data import Corpus, Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic
 from .data import load_corpus, machine, prompt_ids, record, reference, scale, stamp, took, true_float32
 from .data import write_atomically
-from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model
+from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, plain_state, save_model
 
 # %% ../nbs/02_training.ipynb #c006
 @dataclass(frozen=True)
@@ -213,9 +213,7 @@ class Draws(TorchFunctionMode):
 @contextmanager
 def undisturbed(generator=None): # a new one by default, of the processor
     "Compute as if nothing had been set, with gradients, and draw from a generator; for any number of threads."
-    here = nullcontext() if torch.get_default_device().type == 'cpu' else torch.device('cpu')
-    with true_float32(), here, torch.inference_mode(False), torch.enable_grad(), Draws(generator or torch.Generator()):
-        yield
+    with plain_state(), torch.enable_grad(), Draws(generator or torch.Generator()): yield
 
 # %% ../nbs/02_training.ipynb #c024
 class Run:
