@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEIGHBOURS', 'N_SMOKE', 'SAVE_EVERY', 'FIRST_LOOK', 'LOOKS', 'REMEDY', 'new_prefixes', 'Tree', 'tree', 'groups',
-           'TrieForward', 'heads', 'alphabetical_ids', 'by_endings', 'identity', 'index_path', 'BadIndex', 'read_notes',
-           'map_rows', 'file_hash', 'KeyIndex', 'human', 'say', 'locked', 'scattered', 'chunks_done', 'check_room',
-           'reclaim', 'reserve', 'RowFile', 'announce', 'Build', 'next_look', 'take_room', 'build', 'disk_faults',
-           'clear', 'identities', 'opened', 'corpus_index']
+           'TrieForward', 'heads', 'attention', 'alphabetical_ids', 'by_endings', 'identity', 'index_path', 'BadIndex',
+           'read_notes', 'map_rows', 'file_hash', 'KeyIndex', 'human', 'say', 'locked', 'scattered', 'chunks_done',
+           'check_room', 'reclaim', 'reserve', 'RowFile', 'announce', 'Build', 'next_look', 'take_room', 'build',
+           'disk_faults', 'clear', 'identities', 'opened', 'corpus_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
 import copy, errno, hashlib, json, math, os, shutil, sys, time
@@ -93,10 +93,17 @@ class TrieForward:
                 if not last: x.add_(ffwd)
         return torch.stack(outputs)
 
-# %% ../nbs/04_corpus_keys.ipynb #c017
+# %% ../nbs/04_corpus_keys.ipynb #gr5
 def heads(x, n_head): # (n, time, n_embed) → (n, head, time, head_size)
     return x.unflatten(-1, (n_head, -1)).transpose(1, 2)
 
+def attention(q, k, v, mask=None): # (n, head, time, head_size)
+    "Scaled dot-product attention; on a GPU in three steps, for cuDNN compiles a program for every number of groups."
+    if q.is_cpu: return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return (scores if mask is None else scores + mask).softmax(-1) @ v
+
+# %% ../nbs/04_corpus_keys.ipynb #c017
 @patch
 def attend(self: TrieForward, sa, x, path, mask): # x: (n_nodes, n_embed), both in and out
     "Attention of every node to those above it, a group of neighbours at a time."
@@ -105,7 +112,7 @@ def attend(self: TrieForward, sa, x, path, mask): # x: (n_nodes, n_embed), both 
     group = F.pad(qkv, (0, 0, 0, -n % NEIGHBOURS)).view(len(path), NEIGHBOURS, -1)
     keys, values = torch.cat([qkv[:, n_embed:][path], group[..., n_embed:]], 1).chunk(2, -1)
     q, k, v = (heads(y, sa.n_head) for y in (group[..., :n_embed], keys, values))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    y = attention(q, k, v, mask)
     return sa.proj(y.transpose(1, 2).reshape(-1, n_embed)[:n])
 
 @patch
@@ -114,7 +121,7 @@ def attend_along(self: TrieForward, sa, x, path): # x: (n_nodes, n_embed) → (n
     n_embed = x.shape[1]
     q = F.linear(x[path[:, -1]], sa.qkv.weight[:n_embed])[:, None]
     k, v = F.linear(x, sa.qkv.weight[n_embed:])[path].chunk(2, -1)
-    y = F.scaled_dot_product_attention(*(heads(y, sa.n_head) for y in (q, k, v)))
+    y = attention(*(heads(y, sa.n_head) for y in (q, k, v)))
     return sa.proj(y.flatten(1))
 
 # %% ../nbs/04_corpus_keys.ipynb #c032
