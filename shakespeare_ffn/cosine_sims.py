@@ -98,14 +98,9 @@ def all_cosines(units, tile, start):
         yield Batch(cosines, q, torch.full_like(q, start), [len(q)])
 
 # %% ../nbs/05_cosine_sims.ipynb #c027
-def find_true(mask: torch.Tensor, # bool, contiguous
-             ) -> torch.Tensor:   # flat positions, ascending
-    "Where a mostly false mask is true: `mask.flatten().nonzero()`, eight at a time."
-    flat = mask.view(-1)
-    if len(flat) % 8: return flat.nonzero().squeeze(1)
-    words = flat.view(torch.int64).nonzero().squeeze(1)
-    word, byte = flat.view(-1, 8)[words].nonzero().unbind(1)
-    return words[word]*8 + byte
+def find_true(mask: torch.Tensor) -> torch.Tensor: # flat positions, ascending
+    "Where a mask is true. NumPy finds that several times as fast as PyTorch on a processor."
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.is_cpu else mask.flatten().nonzero().squeeze(1)
 
 def pairs(batch: Batch, mask): # mask: (n, width) bool
     "Queries and keys of a batch where a mask is true, and where that is."
@@ -125,7 +120,7 @@ class SparseCounts:
     def of(cls, values): # (n, width) tensor, or such counts already
         if isinstance(values, cls): return values
         if values.is_floating_point() or (values < 0).any(): raise ValueError('values are whole numbers, none of them negative')
-        at, width = find_true((values != 0).contiguous()), values.shape[1]
+        at, width = find_true(values != 0), values.shape[1]
         row, column = at//max(1, width), at%max(1, width)
         return cls(row_begins(row, len(values)), column, values[row, column], width)
 
@@ -301,9 +296,7 @@ def candidates(self: Sieve,
             with true_float32(): torch.mm(some, queries.T, out=scores)
             into = largest[k//together:(k+len(some))//together, q:q+QUERY_TILE]
             torch.amax(scores.view(self.sign).unflatten(0, (-1, together)), 1, out=into)
-    reached = largest > 0
-    found = find_true(reached).split(reached.sum(1).tolist())
-    return [at - g*n for g, at in enumerate(found)]
+    return [find_true(reached) for reached in largest > 0]
 
 # %% ../nbs/05_cosine_sims.ipynb #bx2
 class Boxes(Sieve):
@@ -332,7 +325,7 @@ def refine(self: Sieve,
         if not len(q): return q
         queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
         with true_float32(): scores = torch.mm(queries, rows.T, out=self.scores[:len(q)*len(rows)].view(len(q), -1))
-        return q[scores.view(self.sign).amax(1) > 0]
+        return q[find_true(scores.view(self.sign).amax(1) > 0)]
     return [stay(rows, q) for rows, q in zip(self.rows(keys).split(GROUP), found)]
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
