@@ -19,7 +19,7 @@ from tqdm.std import tqdm
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import Values, best_device, block_counts, check_thresholds, threshold_attention
 from .data import Corpus, UserError, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
-from .data import load_corpus, prompt_ids, record, reference, scale, shipped, stamp, took
+from .data import fast_arithmetic, load_corpus, prompt_ids, record, reference, scale, shipped, stamp, took
 from .model import Transformer, load_model, next_char_probs
 from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, top_tokens
 
