@@ -1,7 +1,7 @@
 "Smoke scale, and a cache of the tests' own with the real corpus in it."
-import os, subprocess, sys
+import os, shutil, subprocess, sys
 import pytest
-from shakespeare_ffn.data import corpus_bytes, load_corpus
+from shakespeare_ffn.data import cache_dir, corpus_bytes, load_corpus
 from shakespeare_ffn.model import load_model
 
 def pytest_configure(config): config.addinivalue_line('markers', 'posix: needs signals, file modes, a shell or limits as POSIX has them')
@@ -14,6 +14,8 @@ def pytest_collection_modifyitems(items):
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
     (folder/'tinyshakespeare.txt').write_bytes(corpus_bytes())
+    # the notebooks have built the small index, which takes a processor without bfloat16 a minute
+    for manifest in (cache_dir()/'keys').glob('smoke-length10-*/manifest.json'): shutil.copytree(manifest.parent, folder/'keys'/manifest.parent.name)
     os.environ.update(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_CACHE=str(folder))
     return folder
 
