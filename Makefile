@@ -17,8 +17,9 @@ help: ## list the targets
 explain: $(VENV)/run.ok ## what the model says after PROMPT, and which corpus strings say so
 	@make_pid=$$PPID $(BIN)/python tools/explain.py $(BIN)/ffn_explain $(ARGS)
 
-test: $(VENV)/dev.ok ## check the generated files, then run the notebooks and the tests
+test: $(VENV)/dev.ok ## check the generated files and the code, then run the notebooks and the tests
 	@$(BIN)/python tools/export.py --check
+	@$(BIN)/ruff check -q
 	@echo 'Running the notebooks …'
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a process a core

@@ -2,7 +2,6 @@
 
 Beside it: importing torch, which no answer can do without, and the straightforward passes over all keys in one piece."""
 import subprocess, sys
-import torch
 import torch.nn.functional as F
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import similar

@@ -2,7 +2,6 @@
 
 The article's: heads apart, attention weights in full, torch's dropout, float32, AdamW, 64 windows of 256 characters a step.
 Also our loop in float32, and what part of the machine's matrix products a step reaches. bfloat16 is measured where it is fast."""
-import time
 from dataclasses import replace
 import torch
 import torch.nn as nn

@@ -3,9 +3,7 @@ refuses what a GPU refuses."""
 import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
-import numpy as np
 import pytest, torch
-from safetensors.torch import load_file
 from shakespeare_ffn import corpus_keys, cosine_sims
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward

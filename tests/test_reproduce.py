@@ -1,6 +1,6 @@
 """`make reproduce`: it goes on where it stopped, runs what has changed, and what it gathers is what the notebooks say.
 With `--check` it compares what comes out with what is committed, and writes nothing."""
-import importlib.util, json, sys
+import importlib.util, json
 from pathlib import Path
 import nbformat, pytest
 

@@ -7,9 +7,9 @@ from unittest import mock
 import nbformat, pytest, torch
 from hypothesis import Phase, assume, given, settings, strategies as st
 from IPython.core.formatters import DisplayFormatter
-from shakespeare_ffn import cosine_sims, explain as module
+from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
-from shakespeare_ffn.data import (CharTokenizer, Corpus, Substrings, UserError, code_span, load_corpus, quoted, show_char, show_text, spell_out)
+from shakespeare_ffn.data import (CharTokenizer, Corpus, Substrings, UserError, code_span, load_corpus, quoted, show_char, show_text)
 from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run, typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.text_analysis import drawable, next_counts, plot_next
@@ -219,7 +219,7 @@ def in_the_locale(source: str) -> list:
         strings = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
         binary = any(re.fullmatch(r'[rwxa+]*b[rwxa+]*', s) for s in strings)
         module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, 'id', '') in {'os', 'Image'}
-        files = name in OPENERS and not binary and not module and not ('safe' in name)
+        files = name in OPENERS and not binary and not module and 'safe' not in name
         texts = 'text' in given or 'universal_newlines' in given
         if (files or texts and name in {'run', 'Popen', 'check_output'}) and not given & {'encoding', None}: found.append(ast.unparse(node))
     return found

@@ -121,7 +121,7 @@ def compare(committed: list, found: list) -> tuple: # lines of a table of what d
     ours, theirs, lines, n_out = named(committed), named(found), [], 0
     for key in [*ours, *(k for k in theirs if k not in ours)]:
         if key not in ours or key not in theirs:
-            which, inside = ('found here only', 'committed only')[key in ours], may_be_missing(*key)
+            inside = may_be_missing(*key)
             within = 'need not be there' if inside else 'must be there'
             values = ours.get(key, '–'), theirs.get(key, '–')
         elif ours[key] == theirs[key]: continue
