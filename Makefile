@@ -22,7 +22,7 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 	@$(BIN)/ruff check -q
 	@echo 'Running the notebooks …'
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile  # a process a core
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, the longest files first
 
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py

@@ -6,7 +6,11 @@ from shakespeare_ffn.model import load_model
 
 def pytest_configure(config): config.addinivalue_line('markers', 'posix: needs signals, file modes, a shell or limits as POSIX has them')
 
+# Files that take longest come first, or one process would be left with them at the end.
+LONGEST = ['test_threshold_attention', 'test_training', 'test_wheel', 'test_index', 'test_command', 'test_faults', 'test_site', 'test_gpu_command', 'test_text']
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
         if item.get_closest_marker('posix'): item.add_marker(pytest.mark.skipif(os.name != 'posix', reason='POSIX only'))
 

@@ -169,7 +169,7 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies):
 
 def test_the_tool_for_several_processes(tmp_path):
     tool = Path(__file__).resolve().parents[1]/'tools'/'shared_counts.py'
-    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool], capture_output=True, text=True, encoding='utf-8', timeout=200)
+    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool, '--prompts', '40'], capture_output=True, text=True, encoding='utf-8', timeout=200)
                for n in (1, 2)]
     for n, done in enumerate(answers, 1): assert done.returncode == 0 and f'by {n} processes' in done.stdout, done.stderr
     assert len({done.stdout.strip().rsplit(maxsplit=1)[1] for done in answers}) == 1 # the same distance
