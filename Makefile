@@ -88,7 +88,7 @@ endef
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
 define install
 rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)' && \
-	$(BIN)/python -m pip install --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
+	$(BIN)/python -m pip install --no-compile --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
 	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
 	-e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
