@@ -37,8 +37,8 @@ gpu: $(VENV)/dev.ok ## on a machine with a GPU: run the notebooks, the tests and
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)
 
-calibrate: $(VENV)/run.ok ## after a change of the weights: tune thresholds and weights for them (ARGS="--model FILE --text FILE" for a model of your own)
-	@$(BIN)/python tools/calibrate.py $(ARGS)
+calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thresholds and weights for them (ffn_calibrate does it for a model of your own)
+	@$(BIN)/python tools/calibrate.py
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py

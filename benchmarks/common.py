@@ -2,7 +2,7 @@
 import json, os, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
-from shakespeare_ffn.data import fast_arithmetic, machine, scale, stamp, write_atomically
+from shakespeare_ffn.core import fast_arithmetic, machine, scale, stamp, write_atomically
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 FAST = fast_arithmetic() # 'float32' or 'bfloat16': what this machine multiplies fast

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from shakespeare_ffn.corpus_keys import TrieForward, alphabetical_ids, by_endings
 from shakespeare_ffn.cosine_sims import Values, count_fused
-from shakespeare_ffn.data import fast_arithmetic, load_corpus, prompt_ids, scale
+from shakespeare_ffn.core import fast_arithmetic, scale
+from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation, unigram
 from shakespeare_ffn.text_analysis import hellinger, next_counts

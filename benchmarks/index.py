@@ -7,7 +7,8 @@ import tempfile
 from pathlib import Path
 import torch
 from shakespeare_ffn.corpus_keys import TrieForward
-from shakespeare_ffn.data import cache_dir, corpus_bytes, load_corpus
+from shakespeare_ffn.core import cache_dir
+from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.hooks import capture
 from shakespeare_ffn.model import load_model
 from common import FAST, RESULTS, compare, in_turn, processor, read, report, watch

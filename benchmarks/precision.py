@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from shakespeare_ffn.corpus_keys import TrieForward, corpus_index
 from shakespeare_ffn.cosine_sims import batches, matches, threshold_attention
-from shakespeare_ffn.data import float64, load_corpus, prompt_ids
+from shakespeare_ffn.core import float64
+from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.hooks import capture
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation, unigram

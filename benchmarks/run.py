@@ -4,7 +4,7 @@ Names of some may be given. All of them end within half an hour on two cores wit
 would take longer on a machine is left out there, and the tables say so."""
 import subprocess, sys, time
 from pathlib import Path
-from shakespeare_ffn.data import Parser, UserError, command
+from shakespeare_ffn.core import Parser, UserError, command
 from common import FAST, processor, where
 
 HERE = Path(__file__).parent

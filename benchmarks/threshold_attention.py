@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import Values, block_counts, unit
-from shakespeare_ffn.data import float64, load_corpus, prompt_ids
+from shakespeare_ffn.core import float64
+from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import tuned_approximation
 from shakespeare_ffn.text_analysis import next_counts

@@ -9,14 +9,7 @@ __all__ = ['predicted_tokens', 'nearest', 'criterion', 'chance_exact', 'chance_s
 import torch
 import torch.nn.functional as F
 
-from .corpus_keys import corpus_index
-from .data import UserError, load_corpus, prompt_ids, record, reference, scale, stamp, took
-from .embedding_adjustments import block_vectors
-from .learned_embeddings import learned_before, stage_embeddings
-from .model import load_model
-from .similar_space import article_approximation, prompt_counts, tuned_approximation
-from .svd_helpers import projection_cosine, subspaces
-from .text_analysis import BLOCK_COLOURS, COLOURS, PART_COLOURS, bootstrap, normalise, top_tokens
+from .core import UserError
 
 # %% ../nbs/14_approximation_details.ipynb #c017
 def predicted_tokens(counts: torch.Tensor, # (…, vocab_size) counts or probabilities

@@ -22,9 +22,9 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
-from .data import Corpus, UserError, cache_dir, fast_arithmetic, load_corpus, prompt_ids, scale, stamp, took, true_float32, write_atomically
-from .hooks import capture
-from .model import Transformer, check_plain, evaluating, load_model, plain_state, snapshot
+from .core import UserError, cache_dir, fast_arithmetic, scale, true_float32, write_atomically
+from .data import Corpus, prompt_ids
+from .model import Transformer, check_plain, evaluating, plain_state, snapshot
 
 # %% ../nbs/04_corpus_keys.ipynb #c009
 def new_prefixes(tokens: torch.Tensor, # (n, length), alphabetically sorted

@@ -14,7 +14,6 @@ __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', '
 import math, threading, time
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -24,9 +23,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .corpus_keys import corpus_index
-from .data import UserError, accelerator, fast_arithmetic, float64, load_corpus, prompt_ids, scale, stamp, took, true_float32
-from .model import load_model
+from .core import UserError, accelerator, fast_arithmetic, float64, true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)

@@ -10,10 +10,8 @@ import math
 
 import torch
 
-from .data import load_corpus, prompt_ids, record, reference, scale, stamp, took
-from .hooks import PARTS, capture, hooked, run_from
-from .model import Transformer, load_model, next_char_probs
-from .text_analysis import PART_COLOURS, hellinger
+from .hooks import capture, run_from
+from .model import Transformer
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c006
 @torch.no_grad()

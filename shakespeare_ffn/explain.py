@@ -9,10 +9,10 @@ __all__ = ['PLAIN', 'PARTS', 'KINDS', 'in_line', 'SimilarString', 'BlockExplanat
            'as_text', 'html_bar', 'html_distribution', 'html_block', 'as_html', 'plot_block', 'as_figure', 'numbers',
            'how_many', 'typed', 'parser', 'chosen_approximation', 'check_figure', 'run', 'main', 'belongs_to', 'age',
            'Kept', 'cache_entries', 'entry', 'entry_line', 'chosen_entries', 'remove_entries', 'cache_parser',
-           'run_cache', 'cache_main']
+           'run_cache', 'cache_main', 'calibrate_parser', 'run_calibrate', 'calibrate_main']
 
 # %% ../nbs/08_explain.ipynb #c003
-import argparse, functools, hashlib, json, os, re, sys
+import argparse, functools, hashlib, json, os, re
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -22,11 +22,16 @@ import torch
 from fastcore.basics import patch
 
 from .corpus_keys import corpus_index, say
-from .cosine_sims import similar, threshold_attention
-from .data import WEIGHTS, Corpus, Parser, UserError, command, corpus_bytes, device, load_corpus, note_line_ends, quoted, scale, show_char, show_text, stamp, took
-from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state, snapshot
-from .similar_space import Approximation, article_approximation, tuned_approximation, unigram
-from .text_analysis import COLOURS, hellinger, new_figure, next_counts, normalise, plot_next, tick_chars, top_tokens
+from .cosine_sims import similar
+from .core import COLOURS, WEIGHTS, Parser, UserError, command, device, quoted, scale
+from .core import show_char, show_text
+from .data import Corpus, corpus_bytes, load_corpus, note_line_ends
+from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
+from .model import snapshot
+from .similar_space import Approximation, article_approximation, calibrate, tuned_approximation, unigram
+
+from .text_analysis import hellinger, new_figure, next_counts, plot_next, tick_chars
+from .text_analysis import top_tokens
 
 # %% ../nbs/08_explain.ipynb #c005
 def in_line(text: str,
@@ -366,7 +371,7 @@ def check_figure(path):
     "A `UserError` if a figure cannot be saved there; found out before the work, not after it."
     if path is None: return
     from matplotlib.backend_bases import FigureCanvasBase
-    if Path(path).suffix.lstrip('.') not in (kinds := FigureCanvasBase.get_supported_filetypes()):
+    if Path(path).suffix.lstrip('.') not in FigureCanvasBase.get_supported_filetypes():
         raise UserError(f'a figure cannot be saved as {path!r}; end its name in .png, .svg or .pdf')
     if not os.access(Path(path).absolute().parent, os.W_OK): raise UserError(f'cannot write {path!r}: its folder is missing or not writable; name another')
 
@@ -397,7 +402,8 @@ from fnmatch import fnmatchcase
 
 from filelock import FileLock, Timeout
 from .corpus_keys import human
-from .data import SHA256, cache_dir
+from .core import cache_dir
+from .data import SHA256
 
 # %% ../nbs/08_explain.ipynb #h4d
 PARTS = dict(scale=r'\b(full|smoke)\b', length=r'\blength(\d+)', arithmetic=r'\b(float32|bfloat16)\b', recipe=r'^(\w+)-seed', seed=r'\bseed(\d+)',
@@ -495,3 +501,25 @@ def run_cache(argv) -> str:
 def cache_main(argv=None):
     "The command `ffn_cache`."
     command('ffn_cache', run_cache, argv)
+
+# %% ../nbs/08_explain.ipynb #ca1
+def calibrate_parser() -> Parser:
+    "The arguments of `ffn_calibrate`."
+    about = 'Tune thresholds and weights of the approximation for a model, once; ffn_explain finds them.'
+    p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
+    p.add_argument('--model', metavar='FILE', required=True, help='weights that ffn_train wrote')
+    p.add_argument('--text', metavar='FILE', help='the text that they were trained on (default: Tiny Shakespeare)')
+    return p
+
+def run_calibrate(argv) -> str:
+    "Tune; returns what was found, in two lines."
+    args = calibrate_parser().parse_args(argv)
+    corpus, model = load_corpus(args.text), load_model(args.model)
+    check_match(corpus, model)
+    found = calibrate(corpus, model)
+    in_a_row = lambda numbers: ', '.join(f'{x:g}' for x in numbers)
+    return f'thresholds: {in_a_row(found.thresholds)}\nweights: {in_a_row(found.weights)}; {found.source}'
+
+def calibrate_main(argv=None):
+    "The command `ffn_calibrate`."
+    command('ffn_calibrate', run_calibrate, argv)

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 import torch
 
-from .data import UserError, stamp, took
-from .model import Transformer, evaluating, load_model, plain_state
+from .core import UserError
+from .model import Transformer, evaluating, plain_state
 
 # %% ../nbs/03_hooks.ipynb #c005
 PARTS = 'input', 'sa', 'ffwd', 'output'

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .data import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors, load_corpus, record, reference, scale, stamp, took
+from .core import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors
+from .core import scale
 from .hooks import run_from
-from .model import Transformer, evaluating, load_model
-from .text_analysis import COLOURS
+from .model import Transformer, evaluating
 
 # %% ../nbs/11_learned_embeddings.ipynb #c006
 def token_losses(model: Transformer,

@@ -11,7 +11,7 @@ __all__ = ['BEGINNINGS', 'KINDS', 'plain_state', 'Dropout', 'SelfAttention', 'ca
 # %% ../nbs/01_model.ipynb #c003
 import hashlib
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,10 +19,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save, save_file
+from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 
-from .data import WEIGHTS, CharTokenizer, UserError, lacks_memory, read_file, reference, stamp, took, true_float32, write_atomically
+from .core import WEIGHTS, UserError, lacks_memory, read_file, true_float32, write_atomically
+from .data import CharTokenizer
 
 # %% ../nbs/01_model.ipynb #h2b
 @contextmanager

@@ -17,11 +17,15 @@ import torch
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import Values, best_device, block_counts, check_thresholds, threshold_attention
-from .data import Corpus, UserError, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
-from .data import fast_arithmetic, load_corpus, prompt_ids, record, reference, scale, shipped, stamp, took
-from .model import Transformer, load_model, next_char_probs
-from .text_analysis import BLOCK_COLOURS, COLOURS, bootstrap, hellinger, next_counts, normalise, top_tokens
+from .cosine_sims import Values, best_device, block_counts, check_thresholds
+from .cosine_sims import threshold_attention
+from .core import UserError, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
+from .core import reference, scale, shipped
+from .data import Corpus, prompt_ids
+
+from .model import Transformer, next_char_probs
+
+from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
@@ -75,7 +79,7 @@ def approximation_file(model: Transformer) -> Path:
 def tuned_approximation(model: Transformer) -> Approximation:
     "The values tuned for a model: from the package, or from the user's cache, where `calibrate` keeps them."
     found = shipped('approximations.json').get(model.hash) or json.loads(kept(approximation_file(model)) or 'null')
-    if not found: raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run calibrate(corpus, model) '
+    if not found: raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run ffn_calibrate '
                                   'once, or give thresholds and weights')
     try: return Approximation(tuple(found['thresholds']), tuple(found['weights']), found['source'], found['length'])
     except (KeyError, TypeError, ValueError) as e: raise UserError('approximations.json of the package is damaged; install it again') from e

@@ -7,13 +7,8 @@ __all__ = ['orient', 'subspaces', 'projection_matrix', 'projection_cosine']
 
 # %% ../nbs/12_svd_helpers.ipynb #c003
 import torch
-import torch.nn.functional as F
 
-from .data import UserError, record, reference, scale, stamp, took
-from .hooks import run_from
-from .learned_embeddings import beginnings, learned_before, stage_embeddings
-from .model import load_model
-from .text_analysis import COLOURS
+from .core import UserError
 
 # %% ../nbs/12_svd_helpers.ipynb #c011
 def orient(vectors: torch.Tensor,    # (…, n_embed) directions

@@ -26,10 +26,12 @@ from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
-from .data import Corpus, Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic
-from .data import load_corpus, machine, prompt_ids, record, reference, scale, stamp, took, true_float32
-from .data import write_atomically
-from .model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, plain_state, save_model
+from .core import Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic
+from .core import machine, reference, scale, true_float32, write_atomically
+from .data import Corpus, load_corpus, prompt_ids
+
+from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
+from .model import save_model
 
 # %% ../nbs/02_training.ipynb #c006
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 "Smoke scale, and a cache of the tests' own with the real corpus in it."
 import os, shutil, subprocess, sys
 import pytest
-from shakespeare_ffn.data import cache_dir, corpus_bytes, load_corpus
+from shakespeare_ffn.core import cache_dir
+from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.model import load_model
 
 def pytest_configure(config): config.addinivalue_line('markers', 'posix: needs signals, file modes, a shell or limits as POSIX has them')

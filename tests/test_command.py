@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn.data import WEIGHTS
+from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.explain import explain, main
 from shakespeare_ffn.model import Config, Transformer, save_model, weights_hash
 

@@ -6,10 +6,11 @@ from unittest import mock
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn import data, explain, learned_embeddings, similar_space
+from shakespeare_ffn import core, data, explain, learned_embeddings, similar_space
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop
-from shakespeare_ffn.data import UserError, load_corpus
+from shakespeare_ffn.core import UserError
+from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explain import cache_main, main
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model, weights_hash
 
@@ -59,7 +60,7 @@ def answer_from(file: Path, sound: bytes, damage, ask, expected):
     file.write_bytes(damage(sound))
     found = ask()
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert data.kept(file) is not None
+    assert core.kept(file) is not None
 
 @drawn
 @given(damage=damages())
@@ -103,7 +104,7 @@ def test_damaged_checkpoint_of_embeddings(small, tmp_path, damage):
 def test_damaged_approximation(small, new_cache, damage):
     model, wanted = small[1], similar_space.Approximation((.9, .8), (1., 2.), 'tuned', 10)
     file = similar_space.approximation_file(model)
-    data.keep(file, json.dumps(vars(wanted)).encode())
+    core.keep(file, json.dumps(vars(wanted)).encode())
     sound = file.read_bytes()
     file.write_bytes(damage(sound))
     if file.read_bytes() == sound: assert similar_space.tuned_approximation(model) == wanted
@@ -113,13 +114,13 @@ def test_damaged_approximation(small, new_cache, damage):
 @drawn
 @given(damage=damages())
 def test_damaged_arithmetic(new_cache, damage):
-    with mock.patch.object(data, 'product_rates', lambda device: dict(float32=2., bfloat16=1.)):
-        data.measured_arithmetic.cache_clear(); expected = data.measured_arithmetic('cpu', file := new_cache/'arithmetic.json')
+    with mock.patch.object(core, 'product_rates', lambda device: dict(float32=2., bfloat16=1.)):
+        core.measured_arithmetic.cache_clear(); expected = core.measured_arithmetic('cpu', file := new_cache/'arithmetic.json')
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
-        data.measured_arithmetic.cache_clear()
-        assert data.measured_arithmetic('cpu', file) == expected
-    data.measured_arithmetic.cache_clear()
+        core.measured_arithmetic.cache_clear()
+        assert core.measured_arithmetic('cpu', file) == expected
+    core.measured_arithmetic.cache_clear()
 
 @settings(drawn, max_examples=15)
 @given(damage=damages())
@@ -138,14 +139,14 @@ def test_damaged_corpus_is_fetched_again(corpus, tmp_path, damage):
 @pytest.mark.parametrize('content', ['', '{"half', '[]', '3', '{}', 'null'])
 def test_damaged_approximations_of_the_package(small, new_cache, tmp_path, monkeypatch, content):
     (tmp_path/'approximations.json').write_text(content, encoding='utf-8')
-    monkeypatch.setattr(data, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
     with pytest.raises(UserError, match='damaged|nothing is tuned') as e: similar_space.tuned_approximation(small[1])
     assert '\n' not in str(e.value)
 
 @pytest.mark.parametrize('found', [dict(thresholds=[.9]), dict(thresholds=3, weights=[1], source='', length=10), [1], 'high'])
 def test_approximations_of_the_package_of_another_shape(small, new_cache, tmp_path, monkeypatch, found):
     (tmp_path/'approximations.json').write_text(json.dumps({small[1].hash: found}), encoding='utf-8')
-    monkeypatch.setattr(data, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
     with pytest.raises(UserError, match='damaged'): similar_space.tuned_approximation(small[1])
 
 @settings(drawn, max_examples=25)
@@ -163,7 +164,7 @@ def test_written_to_the_disk_before_it_is_named(tmp_path, monkeypatch):
     done, replace, fsync = [], Path.replace, os.fsync
     monkeypatch.setattr(Path, 'replace', lambda self, to: done.append('named') or replace(self, to))
     monkeypatch.setattr(os, 'fsync', lambda number: done.append('synced') or fsync(number))
-    data.write_atomically(tmp_path/'file', b'content')
+    core.write_atomically(tmp_path/'file', b'content')
     assert done == ['synced', 'named', 'synced'][:2 + (os.name == 'posix')]
 
 def test_threads_that_write_one_file(tmp_path):
@@ -171,7 +172,7 @@ def test_threads_that_write_one_file(tmp_path):
     def write(content):
         both.wait()
         for _ in range(30):
-            try: data.write_atomically(tmp_path/'file', content)
+            try: core.write_atomically(tmp_path/'file', content)
             except UserError as e: errors.append(e)
     threads = [threading.Thread(target=write, args=(bytes([i])*100_000,)) for i in range(4)]
     for t in threads: t.start()
@@ -248,7 +249,7 @@ def test_a_download_that_fails(tmp_path, monkeypatch, urlopen):
 def test_paths_in_the_environment(monkeypatch, value, expected):
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', value)
     monkeypatch.setenv('XDG_CACHE_HOME', str(Path.cwd()))
-    assert data.cache_dir() == (expected or Path.cwd()/'shakespeare_ffn')
+    assert core.cache_dir() == (expected or Path.cwd()/'shakespeare_ffn')
 
 def test_a_text_in_the_home_folder(corpus, tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path)); monkeypatch.setenv('USERPROFILE', str(tmp_path))
@@ -283,12 +284,12 @@ def test_a_backend_that_is_none(cache, tmp_path):
 def test_a_local_rank_that_is_none(monkeypatch, rank):
     monkeypatch.setenv('LOCAL_RANK', rank)
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True); monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    with pytest.raises(UserError, match='LOCAL_RANK'): data.accelerator()
+    with pytest.raises(UserError, match='LOCAL_RANK'): core.accelerator()
 
 @pytest.mark.parametrize('value, expected', [('0', 'full'), ('', 'full'), ('1', 'smoke')])
 def test_in_test_says_yes_or_no(monkeypatch, value, expected):
     monkeypatch.delenv('SHAKESPEARE_FFN_SCALE'); monkeypatch.setenv('IN_TEST', value)
-    assert data.scale() == expected
+    assert core.scale() == expected
 
 # ---- closed streams
 

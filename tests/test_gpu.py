@@ -7,7 +7,7 @@ import pytest, torch
 from shakespeare_ffn import corpus_keys, cosine_sims
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
-from shakespeare_ffn.data import accelerator, device
+from shakespeare_ffn.core import accelerator, device
 from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, run_from

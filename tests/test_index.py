@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, chunks_done, corpus_index
-from shakespeare_ffn.data import UserError
+from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.model import load_model, save_model
 

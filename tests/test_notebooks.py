@@ -3,7 +3,7 @@ import ast, re
 from pathlib import Path
 import nbformat, pytest
 from safetensors import safe_open
-from shakespeare_ffn.data import WEIGHTS
+from shakespeare_ffn.core import WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -104,3 +104,15 @@ def test_results_are_of_a_full_run_with_the_shipped_weights(path, full_run):
 def test_every_benchmark_has_its_result():
     scripts = {p.stem for p in (ROOT/'benchmarks').glob('*.py')} - {'common', 'run'}
     assert scripts == {p.stem for p in (ROOT/'results').glob('*.md')}
+
+@pytest.fixture(scope='module')
+def made() -> dict:
+    "Module → the notebook that it is made from."
+    default = re.compile(r'#\| default_exp (\w+)')
+    return {m[1]: p.stem for p in NUMBERED for c in nbformat.read(p, as_version=4).cells if (m := default.match(c.source))}
+
+@pytest.mark.parametrize('path', NUMBERED, ids=lambda p: p.stem)
+def test_nothing_depends_on_a_later_notebook(path, made):
+    sources = [c.source for c in code_cells(nbformat.read(path, as_version=4))]
+    imported = {m for s in sources for m in re.findall(r'from shakespeare_ffn\.(\w+) import', s)}
+    assert [m for m in imported if made[m] > path.stem] == []

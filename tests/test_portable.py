@@ -2,7 +2,7 @@
 import ast, os, re, subprocess
 from pathlib import Path, PurePosixPath
 import pytest, torch
-from shakespeare_ffn import data
+from shakespeare_ffn import core
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for folder in ('shakespeare_ffn', 'tools', 'benchmarks') for p in (ROOT/folder).glob('*.py'))
@@ -120,7 +120,7 @@ def test_names_of_what_the_cache_keeps(corpus, model, new_cache):
     index = type('Index', (), dict(path=path))
     kept = [path, path.with_name(path.name + '.lock'), *(counts_file(index, 200, 5, t) for t in (-1., 1e-7, .1 + .2)), approximation_file(model), default_output(corpus, 'fast', 2**63-1)]
     kept += [stage_file(model, 0, [1, 64], 100, 30, spread) for spread in (1., .5, 1e-6)]
-    names = [p.relative_to(data.cache_dir()).as_posix() for p in kept]
+    names = [p.relative_to(core.cache_dir()).as_posix() for p in kept]
     assert [n for n in names if bad_name(n)] == [] and len({n.lower() for n in names}) == len(names)
 
 def test_a_folder_that_cannot_be_opened_is_no_reason_to_fail(tmp_path, monkeypatch):
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_opened_is_no_reason_to_fail(tmp_path, monkeypat
         if Path(path) == tmp_path: raise PermissionError(13, 'Permission denied')
         return real(path, *args, **kwargs)
     monkeypatch.setattr(os, 'open', refuse)
-    data.write_atomically(tmp_path/'file', b'content')
+    core.write_atomically(tmp_path/'file', b'content')
     assert (tmp_path/'file').read_bytes() == b'content'
 
 def test_a_device_without_bfloat16_or_float64(monkeypatch):
@@ -140,4 +140,4 @@ def test_a_device_without_bfloat16_or_float64(monkeypatch):
         return real(self, *args, **kwargs)
     real = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, 'to', to)
-    assert data.product_rates()['bfloat16'] == 0 < data.product_rates()['float32']
+    assert core.product_rates()['bfloat16'] == 0 < core.product_rates()['float32']

@@ -4,7 +4,7 @@ import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn import corpus_keys, explain as explaining
 from shakespeare_ffn.corpus_keys import FIRST_LOOK, LOOKS, TrieForward, corpus_index, next_look, scattered
-from shakespeare_ffn.data import UserError
+from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import Preview, explain, main
 from shakespeare_ffn.model import check_prompt, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch.nn.utils import parametrize, prune
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.data import UserError
+from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, hooked
 from shakespeare_ffn.learned_embeddings import Learner, token_losses

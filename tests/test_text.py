@@ -9,7 +9,8 @@ from hypothesis import Phase, assume, given, settings, strategies as st
 from IPython.core.formatters import DisplayFormatter
 from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
-from shakespeare_ffn.data import (CharTokenizer, Corpus, Substrings, UserError, code_span, load_corpus, quoted, show_char, show_text)
+from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
+from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus
 from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run, typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.text_analysis import drawable, next_counts, plot_next

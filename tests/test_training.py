@@ -1,13 +1,15 @@
 "`ffn_train`: killed and taken up, in several processes, on a text of one's own; and what bad input gets."
 import importlib.util, io, json, os, signal, subprocess, sys, threading
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
-from shakespeare_ffn.data import UserError
-from shakespeare_ffn.explain import main as explain
+from shakespeare_ffn.core import UserError
+from shakespeare_ffn.similar_space import calibrate
+from shakespeare_ffn.explain import calibrate_main, main as explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.training import main
 
@@ -86,6 +88,20 @@ def test_what_it_makes_can_be_explained(text, tmp_path, capsys):
     assert said['seed'] == '3' and float(said['val_loss']) < 3.5
     capsys.readouterr()
     explain(['the ', '--text', str(text), '--model', str(model), '--thresholds', '.9,.9', '--weights', '1,1', '--json'])
+    assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
+
+def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypatch):
+    monkeypatch.setattr('shakespeare_ffn.explain.calibrate', partial(calibrate, n=50))
+    model = tmp_path/'mine.safetensors'
+    main(['--text', str(text), '--output', str(model)])
+    own = ['--text', str(text), '--model', str(model)]
+    capsys.readouterr()
+    with pytest.raises(SystemExit): explain(['the ', *own])
+    assert 'run ffn_calibrate' in capsys.readouterr().err
+    calibrate_main(own)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith('thresholds: ') and said[0].count(',') == 1 and 'tuned on' in said[1]
+    explain(['the ', *own, '--json'])
     assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
 
 HISTORIES = """

@@ -52,7 +52,7 @@ def test_package_comes_from_the_wheel(env, elsewhere):
     if os.name == 'posix': assert str(env) in (scripts(env)/'ffn_explain').read_text(encoding='utf-8').splitlines()[0]
 
 def test_every_command_is_there(env, elsewhere):
-    for name in 'ffn_explain', 'ffn_train', 'ffn_cache': assert f'usage: {name}' in run(scripts(env)/name, '--help', **elsewhere)
+    for name in 'ffn_explain', 'ffn_train', 'ffn_calibrate', 'ffn_cache': assert f'usage: {name}' in run(scripts(env)/name, '--help', **elsewhere)
 
 def test_explains_a_prompt(env, elsewhere):
     said = json.loads(run(scripts(env)/'ffn_explain', '--json', 'And only l', **elsewhere))

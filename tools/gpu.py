@@ -8,7 +8,7 @@ import hashlib, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
-from shakespeare_ffn.data import Parser, UserError, cache_dir, command, machine, write_atomically
+from shakespeare_ffn.core import Parser, UserError, cache_dir, command, machine, write_atomically
 import reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -19,7 +19,8 @@ HEAVY = { # what notebooks find in the cache folder if it is there: name → cod
     **{f'learned embeddings, stage {stage}': f'stage_embeddings(load_model(), {stage})' for stage in range(6, 0, -1)}}
 IMPORTS = '''
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.data import accelerator, load_corpus
+from shakespeare_ffn.core import accelerator
+from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.learned_embeddings import stage_embeddings
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import prompt_counts, tuned_approximation

@@ -4,7 +4,8 @@ A model is there when what is kept of it was made by the fast recipe as it stand
 import json
 from dataclasses import asdict
 from pathlib import Path
-from shakespeare_ffn.data import Parser, UserError, WEIGHTS, accelerator, command, device, load_corpus, reference, write_atomically
+from shakespeare_ffn.core import Parser, UserError, WEIGHTS, accelerator, command, device, reference, write_atomically
+from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.training import FAST, default_output, load_distributions, save_distributions, train
 

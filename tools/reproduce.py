@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.clean import clean_nb
 from tqdm import tqdm
-from shakespeare_ffn.data import Parser, UserError, cache_dir, command, machine, stamp, write_atomically
+from shakespeare_ffn.core import Parser, UserError, cache_dir, command, machine, stamp, write_atomically
 from tolerances import agrees, may_be_missing
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -5,7 +5,8 @@ import os, time
 import torch.distributed as dist
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import shared_threshold_attention
-from shakespeare_ffn.data import Parser, UserError, command, load_corpus, prompt_ids, scale
+from shakespeare_ffn.core import Parser, UserError, command, scale
+from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation, unigram
 from shakespeare_ffn.text_analysis import hellinger, next_counts
