@@ -38,7 +38,7 @@ models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="-
 	@$(BIN)/python tools/models.py $(ARGS)
 
 calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thresholds and weights for them (ffn_calibrate does it for a model of your own)
-	@$(BIN)/python tools/calibrate.py
+	@$(BIN)/python tools/calibrate.py $(ARGS)
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py

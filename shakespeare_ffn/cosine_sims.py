@@ -7,8 +7,8 @@ __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', '
            'threshold_attention_loop', 'norms', 'unit', 'error_bound', 'Batch', 'all_cosines', 'find_true', 'pairs',
            'SparseCounts', 'row_begins', 'Values', 'count_one', 'principal', 'round_up', 'shorten', 'Sieve', 'Boxes',
            'Cascade', 'time_of', 'sample_of', 'cheapest', 'choose_sieve', 'batches', 'best_device', 'launch',
-           'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out', 'block_counts',
-           'check_sizes', 'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
+           'launch_part', 'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out',
+           'block_counts', 'check_sizes', 'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -476,18 +476,23 @@ TILES = dict(BQ=128, BK=64, BD=64, num_warps=8) # queries, keys and dimensions a
 
 def launch(queries, keys, columns, threshold, room=2**20):
     "Counts (n_queries, n_columns) of pairs that are sure, float64, and numbers q·n_keys + k of those that are not."
+    share = min(65_536, 2**24 // max(1, int(columns.max())))
+    parts = [launch_part(queries, keys, some, threshold, share, room) for some in columns.split(COLUMNS, 1)]
+    return torch.cat([sums for sums, _ in parts], 1), parts[0][1] # pairs are doubtful whatever the columns
+
+# %% ../nbs/05_cosine_sims.ipynb #gk2
+def launch_part(queries, keys, columns, threshold, share, room):
+    "The same for at most 128 columns."
     (n_queries, n_embed), (n_keys, n), device = queries.shape, columns.shape, keys.device
-    if n > COLUMNS:
-        parts = [launch(queries, keys, some, threshold, room) for some in columns.split(COLUMNS, 1)]
-        return torch.cat([sums for sums, _ in parts], 1), parts[0][1]
-    share = min(65_536, 2**24 // max(1, columns.max().item()))
-    columns = F.pad(columns, (0, max(64, triton.next_power_of_2(n)) - n)).half()
-    sums = torch.empty(-(-n_keys//share), n_queries, columns.shape[1], device=device)
-    doubtful, n_doubtful = torch.empty(room, dtype=torch.long, device=device), torch.zeros(1, dtype=torch.long, device=device)
+    values = F.pad(columns, (0, max(64, triton.next_power_of_2(n)) - n)).half().contiguous()
+    sums = torch.empty(-(-n_keys//share), n_queries, values.shape[1], device=device)
+    doubtful = torch.empty(room, dtype=torch.long, device=device)
+    n_doubtful = torch.zeros(1, dtype=torch.long, device=device)
     rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float()) # Triton's interpreter misreads bfloat16
-    fused[triton.cdiv(n_queries, TILES['BQ']), len(sums)](*rows, 1/norms(queries), 1/norms(keys), columns, sums, doubtful, n_doubtful,
-        n_queries, n_keys, share, threshold, 2*error_bound(n_embed), room, N=n_embed, COLUMNS=columns.shape[1], **TILES)
-    if n_doubtful > room: return launch(queries, keys, columns[:, :n], threshold, n_doubtful.item())
+    grid = triton.cdiv(n_queries, TILES['BQ']), len(sums)
+    fused[grid](*rows, 1/norms(queries), 1/norms(keys), values, sums, doubtful, n_doubtful, n_queries, n_keys, share,
+                threshold, 2*error_bound(n_embed), room, N=n_embed, COLUMNS=values.shape[1], **TILES)
+    if n_doubtful > room: return launch_part(queries, keys, columns, threshold, share, n_doubtful.item())
     return sums[..., :n].sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
 
 # %% ../nbs/05_cosine_sims.ipynb #c065

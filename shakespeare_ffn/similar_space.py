@@ -79,7 +79,7 @@ def approximation_file(model: Transformer) -> Path:
 def tuned_approximation(model: Transformer) -> Approximation:
     "The values tuned for a model: from the package, or from the user's cache, where `calibrate` keeps them."
     found = shipped('approximations.json').get(model.hash) or json.loads(kept(approximation_file(model)) or 'null')
-    if not found: raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run ffn_calibrate '
+    if not found: raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run ffn_calibrate (in Python: calibrate(corpus, model)) '
                                   'once, or give thresholds and weights')
     try: return Approximation(tuple(found['thresholds']), tuple(found['weights']), found['source'], found['length'])
     except (KeyError, TypeError, ValueError) as e: raise UserError('approximations.json of the package is damaged; install it again') from e

@@ -61,6 +61,8 @@ same = torch.ones(60, 32).bfloat16().to(device)
 for room in 1, 3600, 2**20:
     sums, doubtful = launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
     assert sorted(doubtful.tolist()) == list(range(3600)) and not sums.any()
+sums, doubtful = launch(same, same, torch.full((60, 200), 1000, device=device), 1., 1) # in two parts, done again
+assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
 """
 ON_STAND_IN = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
