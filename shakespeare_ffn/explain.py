@@ -29,7 +29,6 @@ from .data import Corpus, corpus_bytes, load_corpus, note_line_ends
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .similar_space import Approximation, article_approximation, calibrate, tuned_approximation, unigram
-
 from .text_analysis import hellinger, new_figure, next_counts, plot_next, tick_chars
 from .text_analysis import top_tokens
 

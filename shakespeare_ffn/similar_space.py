@@ -22,9 +22,7 @@ from .cosine_sims import threshold_attention
 from .core import UserError, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
 from .core import reference, scale, shipped
 from .data import Corpus, prompt_ids
-
 from .model import Transformer, next_char_probs
-
 from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006

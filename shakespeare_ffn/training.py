@@ -29,7 +29,6 @@ from tqdm.std import tqdm
 from .core import Parser, UserError, accelerator, cache_dir, command, device, fast_arithmetic
 from .core import machine, reference, scale, true_float32, write_atomically
 from .data import Corpus, load_corpus, prompt_ids
-
 from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
 from .model import save_model
 

@@ -25,7 +25,7 @@ RULES = [ # notebook, name of the row: regular expressions, of which the first t
     ('07_similar_space', 'best_threshold|at_our_best', Within(.0101, .3)),
     ('07_similar_space', 'weights_by_gradient_descent', Within(.03, 0)),
     # a share of 500 prompts: two of them
-    ('07_similar_space', 'block_alone', Within(.005, .005)),
+    ('07_similar_space', 'block_alone_top_1', Within(.005, .005)),
     # of a single prompt, or of a few strings: one string more or less
     ('07_similar_space', 'of prompt |^next character|strings_of|worst|block_0_|thought', Within(.05, .05)),
     ('14_approximation_details', 'prompts_33_and_36|nearest_33_and_36', Within(.02, .05)),
