@@ -9,7 +9,7 @@ from shakespeare_ffn.cosine_sims import Values, count_fused
 from shakespeare_ffn.core import fast_arithmetic, scale
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model, next_char_probs
-from shakespeare_ffn.similar_space import tuned_approximation, unigram
+from shakespeare_ffn.similar_space import tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger, next_counts
 from common import compare, report
 
@@ -43,9 +43,9 @@ def measure(device):
     place, row_of = torch.from_numpy(order.argsort()), np.full(len(strings), -1)
     row_of[ids[order]] = np.arange(len(ids))
     prompts, forward = prompt_ids(strings, N_PROMPTS), TrieForward(model, fast_arithmetic(device))
-    values, said = Values(next_counts(strings, len(corpus.tokenizer))[ids[order]]), strings.tokens(prompts)
+    values, windows = Values(next_counts(strings, len(corpus.tokenizer))[ids[order]]), strings.tokens(prompts)
     def sweep(queries, keys): return torch.stack([count_fused(q, k, values, t, device) for q, k, t in zip(queries, keys, tuned.thresholds)])
-    def evaluate(counts): return hellinger(tuned(counts[..., :-1], unigram(corpus))[0], next_char_probs(model, said).cpu()).mean()
+    def evaluate(counts): return hellinger(tuned(counts[..., :-1], unigram_distribution(corpus))[0], next_char_probs(model, windows).cpu()).mean()
     start, _ = seconds(lambda: subprocess.run([sys.executable, '-c', IMPORTS], check=True))
     def everything(tokens, place, rows):
         made, keys = seconds(lambda: all_keys(forward, tokens, place, device))

@@ -12,7 +12,7 @@ from shakespeare_ffn.core import float64
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.hooks import capture
 from shakespeare_ffn.model import load_model, next_char_probs
-from shakespeare_ffn.similar_space import tuned_approximation, unigram
+from shakespeare_ffn.similar_space import tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger, next_counts
 from common import FAST, report
 
@@ -42,15 +42,15 @@ def whole_indexes(corpus, model, strings, tuned) -> tuple: # further cells of ea
     "What the matches and the predictions are with one index and with the other."
     reduced, full = (corpus_index(corpus, model, arithmetic=a) for a in ('bfloat16', 'float32'))
     ids = prompt_ids(strings, N_PROMPTS)
-    prompts, said = [strings[i] for i in ids], next_char_probs(model, strings.tokens(ids))
-    values, often = next_counts(strings, len(corpus.tokenizer))[full.ids], unigram(corpus)
+    prompts, model_probs = [strings[i] for i in ids], next_char_probs(model, strings.tokens(ids))
+    values, unigram = next_counts(strings, len(corpus.tokenizer))[full.ids], unigram_distribution(corpus)
     cells, distances = [], []
     for b in range(6):
         one, other = (pairs(i.queries(prompts)[b], i.keys[b], tuned.thresholds[b]) for i in (full, reduced))
         cells.append([f'{len(one):,}', f'{len(np.setxor1d(one, other, assume_unique=True))/len(one):.2%}'])
     for index in full, reduced:
         counts, _ = threshold_attention(index.queries(prompts), index.keys, values, tuned.thresholds)
-        distances.append(hellinger(tuned(counts, often)[0], said))
+        distances.append(hellinger(tuned(counts, unigram)[0], model_probs))
     change = distances[1] - distances[0]
     return cells, [f'Matches of {N_PROMPTS:,} prompts at the default thresholds; changed: lost or gained.',
         f'Mean Hellinger distance to the model: {distances[0].mean():.5f} with float32 arithmetic, {distances[1].mean():.5f} with bfloat16, '

@@ -61,7 +61,7 @@ def straightforward(train):
 def ours(corpus, recipe):
     "One step of our loop, as a function."
     run = Run(corpus, recipe, 0)
-    return lambda: step(run.model, run.optimisers, recipe, 200, *batch(run.train, recipe.batch_size, CONTEXT, run.generator))
+    return lambda: step(run.model, run.optimisers, recipe, 200, *batch(run.train_tokens, recipe.batch_size, CONTEXT, run.generator))
 
 def products(corpus) -> float:
     "Operations in the matrix products of one step of the fast recipe: passes from the straightforward model, Muon's from its own."

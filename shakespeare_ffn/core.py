@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STARTED', 'SIGNS', 'RESERVED', 'TRACELESS', 'BARS', 'NO_MEMORY', 'PRECISION', 'WEIGHTS', 'PAYS', 'COLOURS',
-           'BLOCK_COLOURS', 'PART_COLOURS', 'code_point', 'show_char', 'show_text', 'quoted', 'code_span', 'spell_out',
-           'UserError', 'Parser', 'lacks_memory', 'remedy', 'Messages', 'open_streams', 'drop_output', 'command',
-           'device', 'accelerator', 'true_float32', 'float64', 'scale', 'shipped', 'reference', 'record', 'named_path',
-           'cache_dir', 'read_file', 'sync_folder', 'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors',
-           'stamp', 'machine', 'took', 'product_rates', 'measured_arithmetic', 'fast_arithmetic']
+           'BLOCK_COLOURS', 'PART_COLOURS', 'STYLE', 'code_point', 'show_char', 'show_text', 'quoted', 'code_span',
+           'spell_out', 'UserError', 'Parser', 'lacks_memory', 'remedy', 'Messages', 'open_streams', 'drop_output',
+           'command', 'device', 'accelerator', 'true_float32', 'float64', 'scale', 'by_scale', 'shipped', 'reference',
+           'rounded', 'record', 'results_file', 'recorded', 'table_cell', 'Table', 'named_path', 'cache_dir',
+           'read_file', 'sync_folder', 'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp',
+           'machine', 'took', 'product_rates', 'measured_arithmetic', 'fast_arithmetic']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, sys, threading, time, unicodedata
@@ -187,6 +188,10 @@ def scale() -> str: # 'full' or 'smoke'
     if asked not in ('full', 'smoke'): raise UserError(f"SHAKESPEARE_FFN_SCALE is {asked!r}; set it to 'full' or 'smoke'")
     return asked
 
+def by_scale(full, smoke):
+    "One of two values, by the scale."
+    return {'full': full, 'smoke': smoke}[scale()]
+
 # %% ../nbs/00_core.ipynb #c018
 def shipped(name: str) -> dict:
     "A JSON file of the package; a `UserError` if it is not whole."
@@ -200,13 +205,51 @@ def reference() -> dict: # section → name → figure
     return shipped('reference.json')
 
 # %% ../nbs/00_core.ipynb #c021
-def record(**rows): # name → ours, or (ours, the article's): numbers, or lists, tensors of them
-    "Print figures with four decimals, small ones with two digits, a line of JSON each."
-    short = lambda x: round(x, 4) if abs(x) >= .001 or x == 0 else float(f'{x:.2g}')
-    plain = lambda x: plain(x.tolist()) if hasattr(x, 'tolist') else [plain(v) for v in x] if isinstance(x, (list, tuple)) else short(x) if isinstance(x, float) else x
+def rounded(x): # number, text, None, or a list, tuple, tensor or array of them → what JSON can hold
+    "Figures with four decimals, small ones with two digits."
+    if hasattr(x, 'tolist'): return rounded(x.tolist())
+    if isinstance(x, (list, tuple)): return [rounded(v) for v in x]
+    if not isinstance(x, float): return x
+    return round(x, 4) if abs(x) >= .001 or x == 0 else float(f'{x:.2g}')
+
+def record(**rows): # name → ours, or (ours, the article's)
+    "Print figures, a line of JSON each, for `make reproduce` to gather."
     for name, row in rows.items():
         ours, article = row if isinstance(row, tuple) else (row, None)
-        print('summary:', json.dumps(dict(name=name, ours=plain(ours), article=plain(article))))
+        print('summary:', json.dumps(dict(name=name, ours=rounded(ours), article=rounded(article))))
+
+# %% ../nbs/00_core.ipynb #m302
+def results_file(name: str) -> Path:
+    "A file of the checkout's `results/`, from any folder below the checkout; a `UserError` where there is none."
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder/'results'/name).is_file(): return folder/'results'/name
+    raise UserError(f'there is no results/{name} here or above; run this in a checkout of the project')
+
+def recorded(name: str): # → number or text, or lists of them
+    "What a notebook recorded under a name, at full scale; a `UserError` where none did."
+    rows = json.loads(results_file('summary.json').read_text(encoding='utf-8'))['rows']
+    found = [row['ours'] for row in rows if row['name'] == name]
+    if not found: raise UserError(f'no notebook records {name!r}; results/summary.json has the names')
+    return found[0]
+
+# %% ../nbs/00_core.ipynb #m305
+def table_cell(x, form: str) -> str: # x: text, number, or tensor of one
+    "What a table shows: whole numbers in groups of three digits, others by `form`, a dash for what is not known."
+    x = x.item() if hasattr(x, 'item') else x
+    if x is None or x != x: return '–'
+    if isinstance(x, float): return format(x, form)
+    return f'{x:,}' if isinstance(x, int) else str(x)
+
+class Table:
+    "Rows below a head, which a notebook shows as a table."
+    def __init__(self, head, # names of the columns
+                 *rows,      # each as long as the head
+                 form='.3f'): # of numbers that are not whole
+        if any(len(row) != len(head) for row in rows): raise ValueError('each row of a table is as long as its head')
+        self.rows = [[table_cell(x, form) for x in row] for row in (head, ['---']*len(head), *rows)]
+
+    def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(row)} |" for row in self.rows)
+    __repr__ = _repr_markdown_
 
 # %% ../nbs/00_core.ipynb #c025
 def named_path(variable: str): # → Path, or None
@@ -339,3 +382,4 @@ def fast_arithmetic(device='cpu') -> str: # 'float32' or 'bfloat16'
 COLOURS = '#2f5d8a', '#d08c3c', '#6b8f5e', '#8a5a83'                             # model, approximation, others
 BLOCK_COLOURS = '#440154', '#46408a', '#1f7f8c', '#2ba37a', '#7aae3a', '#cdb41c' # from the first block to the last
 PART_COLOURS = dict(input='#777777', sa=COLOURS[2], ffwd=COLOURS[3])             # of a block
+STYLE = {'axes.spines.top': False, 'axes.spines.right': False, 'legend.frameon': False, 'figure.constrained_layout.use': True}

@@ -28,7 +28,7 @@ from .core import show_char, show_text
 from .data import Corpus, corpus_bytes, load_corpus, note_line_ends
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
-from .similar_space import Approximation, article_approximation, calibrate, tuned_approximation, unigram
+from .similar_space import Approximation, article_approximation, calibrate, tuned_approximation, unigram_distribution
 from .text_analysis import hellinger, new_figure, next_counts, plot_next, tick_chars
 from .text_analysis import top_tokens
 
@@ -142,7 +142,7 @@ def default_model(device) -> Transformer:
     return kept_model(str(device), file.st_mtime_ns, file.st_size)
 
 # %% ../nbs/08_explain.ipynb #h46
-def explain_with(index, prompt, corpus, said, approximation, top, exclude_self, device) -> Explanation:
+def explain_with(index, prompt, corpus, model_probs, approximation, top, exclude_self, device) -> Explanation:
     "Explain the end of a prompt, as long as the index's strings; `said` is what the model says `(vocab_size,)`."
     tokenizer, asked = corpus.tokenizer, prompt[-index.strings.length:]
     values, number = next_counts(index.strings, len(tokenizer))[index.ids], index.strings.find(asked)
@@ -150,15 +150,15 @@ def explain_with(index, prompt, corpus, said, approximation, top, exclude_self, 
     each = zip(index.queries([asked]), approximation.thresholds, approximation.weights)
     blocks, counts = zip(*(explain_block(b, query[0], index, values, tokenizer, t, w, own_row, top, device)
                            for b, (query, t, w) in enumerate(each)))
-    p, empty = approximation(torch.stack(counts)[:, None], unigram(corpus))
-    return Explanation(prompt, len(asked), scale(), index.identity['weights_sha256'], hellinger(p[0], said).item(), empty.item(),
-                       top_tokens(said, tokenizer, None), top_tokens(p[0], tokenizer, None), list(blocks), corpus, approximation.source)
+    p, empty = approximation(torch.stack(counts)[:, None], unigram_distribution(corpus))
+    return Explanation(prompt, len(asked), scale(), index.identity['weights_sha256'], hellinger(p[0], model_probs).item(), empty.item(),
+                       top_tokens(model_probs, tokenizer, None), top_tokens(p[0], tokenizer, None), list(blocks), corpus, approximation.source)
 
 # %% ../nbs/08_explain.ipynb #h41
 class Preview:
     "Says what is known of an answer while the index is built; to be given to `corpus_index` as `watch`."
-    def __init__(self, asked: str, said: torch.Tensor, corpus: Corpus, approximation: Approximation, exclude_self=False):
-        self.asked, self.said, self.corpus, self.approximation = asked, said, corpus, approximation
+    def __init__(self, asked: str, model_probs: torch.Tensor, corpus: Corpus, approximation: Approximation, exclude_self=False):
+        self.asked, self.model_probs, self.corpus, self.approximation = asked, model_probs, corpus, approximation
         self.strings, self.begun = corpus.substrings(len(asked)), False
         self.own = self.strings.find(asked) if exclude_self else -1
         self.passed = np.zeros((len(approximation.thresholds), len(self.strings)), bool) # which are similar, as far as is known
@@ -169,7 +169,7 @@ class Preview:
         following, at = s.all_tokens[s.length:], s.ids[:len(s.all_tokens)-s.length]
         return torch.from_numpy(np.stack([np.bincount(following[passed[at]], minlength=n_chars) for passed in self.passed]))
 
-    def look(self, news, keys):
+    def update(self, news, keys):
         "Compare the prompt with rows that are new."
         queries = keys(self.corpus.tokenizer.encode(self.asked)[None])
         for ids, rows in news:
@@ -182,12 +182,12 @@ class Preview:
 def __call__(self: Preview, share: float, news, keys):
     "Say what is known: the model's distribution the first time, the approximation when a share of the strings is done."
     line = lambda who, p: f'  {who:<40}{shares(top_tokens(p, self.corpus.tokenizer, None))}'
-    if not self.begun: say('\n'.join([f'After {quoted(self.asked)}, while the index is built:', line('model', self.said)]))
+    if not self.begun: say('\n'.join([f'After {quoted(self.asked)}, while the index is built:', line('model', self.model_probs)]))
     self.begun = True
     if not share: return
-    self.look(news, keys)
-    p, empty = self.approximation(self.counts()[:, None], unigram(self.corpus))
-    distance = 'no similar string yet' if empty else f'Hellinger distance {hellinger(p[0], self.said).item():.3f}'
+    self.update(news, keys)
+    p, empty = self.approximation(self.counts()[:, None], unigram_distribution(self.corpus))
+    distance = 'no similar string yet' if empty else f'Hellinger distance {hellinger(p[0], self.model_probs).item():.3f}'
     say(line(f'approximation from {share:.0%} of the strings', p[0]) + f'  ({distance})')
 
 # %% ../nbs/08_explain.ipynb #c022
@@ -208,10 +208,10 @@ def explain(prompt: str,
     check_match(corpus, model)
     approximation = (approximation or tuned_approximation(model)).check(len(model.blocks))
     asked = prompt[-length:]
-    said = next_char_probs(model, model.tokenizer.encode(asked)[None])[0].cpu()
-    preview = None if quiet else Preview(asked, said, corpus, approximation, exclude_self)
+    model_probs = next_char_probs(model, model.tokenizer.encode(asked)[None])[0].cpu()
+    preview = None if quiet else Preview(asked, model_probs, corpus, approximation, exclude_self)
     index = corpus_index(corpus, model, length, quiet=quiet, watch=preview)
-    return explain_with(index, prompt, corpus, said, approximation, top, exclude_self, device)
+    return explain_with(index, prompt, corpus, model_probs, approximation, top, exclude_self, device)
 
 # %% ../nbs/08_explain.ipynb #c024
 def shares(p: dict, n=6, least=.005) -> str:
@@ -288,10 +288,10 @@ def html_block(lines: list) -> str:
 
 def as_html(e: Explanation) -> str:
     "The explanation as HTML that needs no script and no style sheet."
-    said = [f'<p>{escape(line)}</p>' for line in heading(e)[1:] if line]
+    paragraphs = [f'<p>{escape(line)}</p>' for line in heading(e)[1:] if line]
     note = ' No string that passes has a next character: the approximation is the unigram distribution (empty).' if e.empty else ''
     blocks = [html_block(block_lines(b, part, e)) for b, part in zip(e.blocks, influence(e))]
-    return (f'<div {PLAIN}><h4>What comes after <code>{escape(show_text(e.explained))}</code>?</h4>{"".join(said)}{html_distribution(e)}'
+    return (f'<div {PLAIN}><h4>What comes after <code>{escape(show_text(e.explained))}</code>?</h4>{"".join(paragraphs)}{html_distribution(e)}'
             f'<p>Hellinger distance: <b>{e.hellinger:.3f}</b>.{note}</p>{"".join(blocks)}</div>')
 
 # %% ../nbs/08_explain.ipynb #c047

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FAST', 'RECIPES', 'PART', 'MESSAGES', 'SAVE_EVERY', 'Recipe', 'arithmetic', 'orthogonalised', 'Muon', 'optimisers',
-           'batch', 'part_losses', 'loss_over', 'losses', 'ranks', 'average_gradients', 'step', 'Draws', 'undisturbed',
-           'Run', 'check_text', 'check_share', 'damaged', 'read_checkpoint', 'badness', 'seed_of', 'Messages',
+           'batch', 'part_losses', 'mean_loss', 'losses', 'ranks', 'average_gradients', 'step', 'Draws', 'undisturbed',
+           'Run', 'check_text', 'check_share', 'damaged', 'read_checkpoint', 'selection_key', 'seed_of', 'Messages',
            'interrupts', 'estimate', 'answers', 'plot_history', 'seed_number', 'loss_number', 'stretched', 'parser',
-           'default_output', 'places', 'new_run', 'train', 'world', 'train_together', 'main', 'save_distributions',
-           'load_distributions', 'alternates']
+           'default_output', 'output_paths', 'new_run', 'run_train', 'world', 'train_together', 'main',
+           'save_distributions', 'load_distributions', 'alternates']
 
 # %% ../nbs/02_training.ipynb #c003
 import io, json, math, os, signal, sys, tempfile, threading, time, zipfile
@@ -139,7 +139,7 @@ def part_losses(model: Transformer,
 
 # %% ../nbs/02_training.ipynb #c016
 @torch.no_grad()
-def loss_over(model: Transformer,
+def mean_loss(model: Transformer,
               tokens: torch.Tensor, # (n,) int64
               n_chars=None,         # of whole windows, spread evenly, that hold so many characters; default: of all
               bfloat16=False,       # matrix products in bfloat16, where that is fast
@@ -163,7 +163,7 @@ def losses(model: Transformer,
           ) -> dict:       # train and val, nats a character
     "Loss over 200,000 characters of the training part, and over all whole windows of the validation part."
     train, val = corpus.split()
-    return dict(train=loss_over(model, train, 200_000, bfloat16), val=loss_over(model, val, None, bfloat16))
+    return dict(train=mean_loss(model, train, 200_000, bfloat16), val=mean_loss(model, val, None, bfloat16))
 
 # %% ../nbs/02_training.ipynb #n003
 def ranks() -> tuple: # rank, world
@@ -229,7 +229,7 @@ class Run:
                  max_val=math.inf):     # with a target: only weights with at most this validation loss, if there are any
         self.config = replace(config or Config(), vocab_size=len(corpus.tokenizer), dropout=recipe.dropout)
         self.corpus, self.recipe, self.seed, self.target, self.max_val = corpus, recipe, seed, target, max_val
-        self.train, self.val = check_text(corpus, self.config.block_size)
+        self.train_tokens, self.val_tokens = check_text(corpus, self.config.block_size)
         check_share(recipe.batch_size)
         with undisturbed(torch.Generator().manual_seed(seed)): self.model = Transformer(self.config).to(device).train()
         self.model.tokenizer = corpus.tokenizer
@@ -317,7 +317,7 @@ def load(self: Run, path: Path):
     except Exception as e: raise damaged(path) from e # whatever it lacks
 
 # %% ../nbs/02_training.ipynb #c031
-def badness(losses: dict,     # train and val, nats a character
+def selection_key(losses: dict,     # train and val, nats a character
             target=None,      # training loss to be near to; default: the lower the validation loss, the better
             max_val=math.inf, # a higher validation loss is worse than any training loss
            ) -> tuple:        # pairs that compare
@@ -326,12 +326,12 @@ def badness(losses: dict,     # train and val, nats a character
     return (0, abs(losses['train']-target)) if losses['val'] <= max_val else (1, losses['val'])
 
 @patch
-def look(self: Run) -> dict: # step, train, val
+def evaluate(self: Run) -> dict: # step, train, val
     "Take the losses, which must be finite; keep these weights, in half precision, if they are the best so far."
     with undisturbed(): now = dict(step=self.done) | losses(self.model, self.corpus, self.recipe.bfloat16)
     self.check(now['train'], now['val'])
     self.history.append(now)
-    if self.kept is None or badness(now, self.target, self.max_val) < badness(self.kept['losses'], self.target, self.max_val):
+    if self.kept is None or selection_key(now, self.target, self.max_val) < selection_key(self.kept['losses'], self.target, self.max_val):
         self.kept = dict(losses=now, weights={k: v.half().cpu() for k, v in self.model.state_dict().items()},
                          seconds=self.seconds, computed=dict(self.computed))
     return now
@@ -347,7 +347,7 @@ def advance(self: Run) -> float: # the batch's loss, nats a character
     "One step; a loss that is not finite is a `UserError`."
     r, (rank, world) = self.recipe, ranks()
     with undisturbed(self.chance.manual_seed(seed_of(self.seed, self.done, rank))):
-        x, y = batch(self.train, r.batch_size, self.config.block_size, self.generator, rank, world)
+        x, y = batch(self.train_tokens, r.batch_size, self.config.block_size, self.generator, rank, world)
         loss = step(self.model, self.optimisers, r, self.done, x, y)
     self.check(loss)
     self.done += 1
@@ -370,7 +370,7 @@ def sample(self: Run,
 def plan(self: Run) -> str:
     "What is to be done, in a line."
     r, size = self.recipe, self.config.block_size
-    return (f'{sum(p.numel() for p in self.model.parameters()):,} parameters learn from {len(self.train):,} characters by the {r.name} recipe: '
+    return (f'{sum(p.numel() for p in self.model.parameters()):,} parameters learn from {len(self.train_tokens):,} characters by the {r.name} recipe: '
             f'{r.steps-self.done:,} steps of {r.batch_size} × {size} characters{f" after {self.done:,}" if self.done else ""}')
 
 # %% ../nbs/02_training.ipynb #n008
@@ -412,7 +412,7 @@ MESSAGES = Messages()
 
 # %% ../nbs/02_training.ipynb #n013
 @patch
-def over(self: Run,
+def is_done(self: Run,
          stop_at=None, # a training loss to stop at
         ) -> bool:
     "Are all steps done, or was the last loss low enough?"
@@ -438,7 +438,7 @@ def interrupts(): # a list, empty until Ctrl-C is pressed
 
 # %% ../nbs/02_training.ipynb #c040
 @patch
-def go(self: Run,
+def train(self: Run,
        checkpoint: Path, # written before the first step, at every look, every three minutes, and on Ctrl-C
        stop_at=None,     # a training loss to stop at, nats a character
        quiet=False):
@@ -450,13 +450,13 @@ def go(self: Run,
         say(self.plan())
         self.save(checkpoint)
         begun, start = self.done, (saved := time.perf_counter())
-        while not self.over(stop_at):
+        while not self.is_done(stop_at):
             bar.set_postfix_str(f'loss {self.advance():.3f}', refresh=False); bar.update()
             look = self.done % r.eval_every == 0 or self.done == r.steps
             if self.done == first and not look: begun, start = first, time.perf_counter()
             if self.done == first + 4 and len(self.history) == looks: # no look among these steps, which would count with them
                 say(self.forecast(pace()))
-            if look: self.look(); say(self.news(pace()))
+            if look: self.evaluate(); say(self.news(pace()))
             if look or asked or time.perf_counter() - saved > SAVE_EVERY: self.save(checkpoint); saved = time.perf_counter()
             if asked: raise KeyboardInterrupt
     return self
@@ -499,7 +499,7 @@ def finish(self: Run,
         model.tokenizer = self.corpus.tokenizer
         said = losses(model, self.corpus) | dict(best_val_loss=min(h['val'] for h in self.history))
         said = {k if '_' in k else f'{k}_loss': v for k, v in said.items()}
-        for part, tokens in ('train', self.train), ('val', self.val):
+        for part, tokens in ('train', self.train_tokens), ('val', self.val_tokens):
             said[f'{part}_loss_of_{n_batches}_batches'] = estimate(model, tokens, self.seed, self.recipe.bfloat16, n_batches)
         told = json.dumps(answers(model))
     metadata = dict(seed=self.seed, steps=self.kept['losses']['step'], **{k: round(v, 4) for k, v in said.items()},
@@ -574,7 +574,7 @@ def default_output(corpus: Corpus, recipe: str, seed: int) -> Path:
     return cache_dir()/'models'/f'{recipe}-seed{seed}-corpus{corpus.sha256[:12]}.safetensors'
 
 # %% ../nbs/02_training.ipynb #c058
-def places(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
+def output_paths(output: Path, resume: bool) -> tuple: # weights, checkpoint, curves
     "Where a run writes, or a `UserError` if something is in the way, or missing, or cannot be written."
     there = lambda path: UserError(f'{path} is there already; name another --output, or remove it')
     try:
@@ -601,15 +601,15 @@ def new_run(args) -> Run:
     return Run(corpus, recipe, args.seed, config, args.device, **keep)
 
 # %% ../nbs/02_training.ipynb #c062
-def train(argv) -> str:
+def run_train(argv) -> str:
     "Do what the arguments ask for; what to print."
     args = parser().parse_args(argv)
     run = new_run(args)
     output = Path(os.path.expanduser(args.output) if args.output else default_output(run.corpus, args.recipe, args.seed))
-    output, checkpoint, curves = places(output, args.resume)
+    output, checkpoint, curves = output_paths(output, args.resume)
     if args.resume: run.load(checkpoint)
     if ranks()[1] > 1: dist.all_reduce(torch.zeros(1, device=args.device)) # all have looked before the first writes
-    run.go(checkpoint, args.stop_at)
+    run.train(checkpoint, args.stop_at)
     if ranks()[0] > 0: return ''
     n_batches = 200 if scale() == 'full' else 2
     print(f'the weights of step {run.kept["losses"]["step"]:,} are kept; now their losses in float32 '
@@ -639,7 +639,7 @@ def world() -> int: # 1 without `torchrun`
 
 # %% ../nbs/02_training.ipynb #c064
 def train_together(argv) -> str:
-    "`train`; under `torchrun` as one of several processes."
+    "`run_train`; under `torchrun` as one of several processes."
     several = world() > 1
     if several:
         try: dist.init_process_group()
@@ -647,7 +647,7 @@ def train_together(argv) -> str:
             raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); start them with torchrun, '
                             'or unset WORLD_SIZE') from e
     if torch.cuda.is_available(): torch.cuda.set_device(accelerator()) # so that 'cuda' is each process's own GPU
-    try: return train(argv)
+    try: return run_train(argv)
     finally:
         if several: dist.destroy_process_group()
 

@@ -84,7 +84,7 @@ def test_damaged_embeddings(small, new_cache, damage):
         [file] = (new_cache/'embeddings').iterdir()
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
-        assert (learned_embeddings.learnt(model, 2, tokens=[0]) == [2]) == (file.read_bytes() == sound) # what is damaged has not been learnt
+        assert (learned_embeddings.learned(model, 2, tokens=[0]) == [2]) == (file.read_bytes() == sound) # what is damaged has not been learned
         answer_from(file, sound, damage, ask, expected)
 
 @settings(drawn, max_examples=20)
@@ -355,11 +355,11 @@ def test_no_queries_or_no_keys(n_queries, n_keys, thresholds, excluding):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16], ids=str)
 def test_rows_that_carry_gradients(dtype):
     rows, thresholds = ROWS.to(dtype), [[.3, -.2], [.2, -1.]]
-    learnt = rows.clone().requires_grad_()
+    sizes_in_cache = rows.clone().requires_grad_()
     expected = threshold_attention_loop(rows, rows, VALUES, thresholds)
-    for found in threshold_attention(learnt, learnt*1, VALUES, torch.tensor(thresholds, dtype=torch.float64).requires_grad_()), threshold_attention(rows, learnt, VALUES, thresholds):
+    for found in threshold_attention(sizes_in_cache, sizes_in_cache*1, VALUES, torch.tensor(thresholds, dtype=torch.float64).requires_grad_()), threshold_attention(rows, sizes_in_cache, VALUES, thresholds):
         assert all(torch.equal(a, b) and not a.requires_grad for a, b in zip(found, expected))
-    for a, b in zip(similar(learnt[0, 0], learnt[0], .1), similar(rows[0, 0], rows[0], .1)): assert torch.equal(a, b) and not a.requires_grad
+    for a, b in zip(similar(sizes_in_cache[0, 0], sizes_in_cache[0], .1), similar(rows[0, 0], rows[0], .1)): assert torch.equal(a, b) and not a.requires_grad
 
 def test_counts_beyond_what_float64_holds():
     thresholds, most = [-1., -1.], 2**53//6 - 1

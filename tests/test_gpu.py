@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from shakespeare_ffn import corpus_keys, cosine_sims
-from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, exchanged, nearest, predicted_tokens
+from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, other_prompt_null, nearest, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
 from shakespeare_ffn.core import accelerator, device
 from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
@@ -15,7 +15,7 @@ from shakespeare_ffn.learned_embeddings import geometry, learn_embeddings, least
 from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
-from shakespeare_ffn.training import RECIPES, Run, batch, estimate, loss_over, stretched
+from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, stretched
 from standin import There, gpu
 
 CASES = """
@@ -158,14 +158,14 @@ def test_training(recipe, corpus, there, tmp_path):
     small = replace(stretched(RECIPES[recipe], 3), batch_size=2)
     new = lambda: Run(corpus, small, 0, Config(block_size=16, n_layer=2, n_head=2, n_embed=16), there)
     run, other = new(), new()
-    run.train = run.val = run.corpus.split()[1][:200]
-    x, y = batch(run.val, 2, 16, torch.Generator())
+    run.train_tokens = run.val_tokens = run.corpus.split()[1][:200]
+    x, y = batch(run.val_tokens, 2, 16, torch.Generator())
     run.corpus = replace(corpus, text=corpus.text[:2000]) # whose losses take no time
-    run.advance(); run.look(); run.save(tmp_path/'checkpoint'); other.load(tmp_path/'checkpoint')
-    other.train = run.train
+    run.advance(); run.evaluate(); run.save(tmp_path/'checkpoint'); other.load(tmp_path/'checkpoint')
+    other.train_tokens = run.train_tokens
     assert run.advance() == pytest.approx(other.advance())
-    assert len(run.sample(5)) and 0 < estimate(run.model, run.train, 0, False, 1, 2) < 9
-    for bfloat16 in False, True: assert 0 < loss_over(run.model, run.train, 64, bfloat16) < 9
+    assert len(run.sample(5)) and 0 < estimate(run.model, run.train_tokens, 0, False, 1, 2) < 9
+    for bfloat16 in False, True: assert 0 < mean_loss(run.model, run.train_tokens, 64, bfloat16) < 9
     run.finish(tmp_path/'weights.safetensors', 1)
     assert load_model(tmp_path/'weights.safetensors').config.n_embed == 16
 
@@ -175,7 +175,7 @@ def test_learned_embeddings(new_cache, model_there, model, tmp_path):
         learn_embeddings(model_there, block, max_steps=500, **asked)
         found = learn_embeddings(model_there, block, max_steps=1000, **asked) # goes on
         assert found.embeddings.is_cuda and found.loss.isfinite().all()
-    for m in model_there, model: # learnt on the GPU, given where the model is
+    for m in model_there, model: # learned on the GPU, given where the model is
         assert stage_embeddings(m, 6, [1], 2, 100, progress=False).embeddings.is_cuda == m.lm_head.weight.is_cuda
 
 def test_geometry_and_subspaces(model_there, model, tokens):
@@ -193,5 +193,5 @@ def test_criterion_and_chance(there):
     for move in (lambda x: x), (lambda x: x.to(there)):
         predicted, close_ones = predicted_tokens(move(counts)), nearest(move(similarities))
         assert chance_simulated(predicted, move(similarities), 2).is_cuda == predicted.is_cuda == chance_exact(predicted.sum(1)).is_cuda
-        results.append((criterion(predicted, close_ones).cpu(), exchanged(predicted, close_ones).cpu()))
+        results.append((criterion(predicted, close_ones).cpu(), other_prompt_null(predicted, close_ones).cpu()))
     assert all(torch.equal(x, y) for x, y in zip(*results))

@@ -70,7 +70,7 @@ def test_who_waits_for_another_process_hears_the_model_as_well(new_cache, corpus
 def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
     e, index = explain('to', corpus, model, exclude_self=exclude_self, quiet=True), corpus_index(corpus, model, 2, quiet=True)
     preview = Preview('to', next_char_probs(model, check_prompt('to', model))[0], corpus, tuned_approximation(model), exclude_self)
-    for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7): preview.look([(index.ids[rows], index.keys[:, rows])], index.compute)
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7): preview.update([(index.ids[rows], index.keys[:, rows])], index.compute)
     for counts, b in zip(preview.counts(), e.blocks, strict=True): assert {c: n for c, n in zip(corpus.tokenizer.chars, counts.tolist()) if n} == b.counts
 
 def watched(looks):

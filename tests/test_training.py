@@ -78,7 +78,7 @@ def test_time_counts_on(text, tmp_path):
     run.save(tmp_path/'c')
     again = new_run('--text', text, '--device', 'cpu')
     again.load(tmp_path/'c')
-    assert 1000 < again.go(tmp_path/'c', quiet=True).kept['seconds'] < 1100
+    assert 1000 < again.train(tmp_path/'c', quiet=True).kept['seconds'] < 1100
 
 def test_what_it_makes_can_be_explained(text, tmp_path, capsys):
     model = tmp_path/'mine.safetensors'
@@ -115,7 +115,7 @@ if 'RANK' in os.environ: dist.init_process_group('gloo')
 for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
     os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
     run = t.new_run(t.parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
-    run.go(f'{sys.argv[1]}-{recipe}-{arithmetic}', quiet=True)
+    run.train(f'{sys.argv[1]}-{recipe}-{arithmetic}', quiet=True)
     if t.ranks()[0] == 0: print(json.dumps(run.history))
 if dist.is_initialized(): dist.destroy_process_group()
 """
@@ -196,7 +196,7 @@ def files_up_to(n_bytes):
 def test_a_full_disk(capsys, text, tmp_path):
     output, checkpoint = tmp_path/'w', tmp_path/'w.checkpoint'
     args = ['--text', str(text), '--output', str(output)]
-    new_run(*args).go(checkpoint, stop_at=99, quiet=True) # to its first look at the losses
+    new_run(*args).train(checkpoint, stop_at=99, quiet=True) # to its first look at the losses
     before = checkpoint.read_bytes()
     with files_up_to(len(before)//2): said = refused(capsys, *args, '--resume', begun=True)
     assert 'make room' in said
@@ -215,7 +215,7 @@ def test_a_disk_that_is_full_at_the_end(capsys, text, tmp_path, monkeypatch):
 def test_the_weights_nearest_to_the_target_are_kept(text, tmp_path):
     run = new_run('--text', text, '--device', 'cpu')
     run.target = 3.6
-    run.go(tmp_path/'c', quiet=True)
+    run.train(tmp_path/'c', quiet=True)
     assert run.kept['losses'] == min(run.history, key=lambda look: abs(look['train']-3.6)) and run.kept['losses']['step'] < 20
 
 def test_it_says_what_it_does(text, tmp_path, capsys, monkeypatch):
@@ -291,7 +291,7 @@ def a_checkpoint(corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     (folder/'mine.txt').write_text(corpus.text[:30_000].lower(), encoding='utf-8')
     args = ['--text', folder/'mine.txt']
-    new_run(*args).go(folder/'c', stop_at=99, quiet=True)
+    new_run(*args).train(folder/'c', stop_at=99, quiet=True)
     return args, (folder/'c').read_bytes()
 
 def cut(raw, at, n): return raw[:at]
@@ -381,13 +381,13 @@ def test_messages_that_nobody_can_read(text, tmp_path, monkeypatch, stream):
     closed.close()
     monkeypatch.setattr(sys, 'stderr', dict(none=None, closed=closed, broken=Broken())[stream])
     args = training.parser().parse_args(['--text', str(text)])
-    training.new_run(args).go(tmp_path/'c')
+    training.new_run(args).train(tmp_path/'c')
     assert done(tmp_path/'c') == 20
-    assert str(tmp_path/'w') in training.train(['--text', str(text), '--output', str(tmp_path/'w')])
+    assert str(tmp_path/'w') in training.run_train(['--text', str(text), '--output', str(tmp_path/'w')])
 
 def test_training_in_another_thread(text, tmp_path):
     "Also with a caller who draws random numbers meanwhile: neither changes what the other draws."
-    def trained(name): return numbers(new_run('--text', text).go(tmp_path/name, stop_at=99, quiet=True)) # to its first look
+    def trained(name): return numbers(new_run('--text', text).train(tmp_path/name, stop_at=99, quiet=True)) # to its first look
     alone, there = trained('alone'), []
     torch.manual_seed(5)
     expected = torch.rand(1000)
@@ -419,7 +419,7 @@ STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.infere
 def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path):
     def a_few_steps():
         run, again = (new_run('--text', text) for _ in range(2))
-        run.advance(); run.save(tmp_path/'c'); again.load(tmp_path/'c'); again.advance(); again.look()
+        run.advance(); run.save(tmp_path/'c'); again.load(tmp_path/'c'); again.advance(); again.evaluate()
         again.sample(9)
         said = again.finish(tmp_path/'w', 1)
         return numbers(again), {k: v for k, v in said.items() if k != 'seconds'}
@@ -448,7 +448,7 @@ def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
     run.advance()
     assert met == {f'torch.{asked}', f'Muon torch.{asked}'}
     met.clear()
-    run.look()
+    run.evaluate()
     assert met == {f'torch.{asked}'}
     metadata = run.finish(tmp_path/'w', 1) # its losses are taken in float32
     assert met == {f'torch.{asked}', 'torch.float32'} and json.loads(metadata['computed']) == {asked: 1}
@@ -461,7 +461,7 @@ def test_a_run_goes_on_in_another_arithmetic(text, tmp_path, monkeypatch):
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'float32')
     run = new_run('--text', text)
     run.load(tmp_path/'c')
-    assert run.go(tmp_path/'c', quiet=True).computed == dict(float32=17, bfloat16=3)
+    assert run.train(tmp_path/'c', quiet=True).computed == dict(float32=17, bfloat16=3)
     assert sum(run.kept['computed'].values()) == run.kept['losses']['step']
 
 def test_the_forecast_names_the_arithmetic(text, monkeypatch):

@@ -7,7 +7,7 @@ from pathlib import Path
 from shakespeare_ffn.core import Parser, UserError, WEIGHTS, accelerator, command, device, reference, write_atomically
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-from shakespeare_ffn.training import FAST, default_output, load_distributions, save_distributions, train
+from shakespeare_ffn.training import FAST, default_output, load_distributions, save_distributions, run_train
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = [int(seed) for seed in reference()['models']]
@@ -29,7 +29,7 @@ def make(seed, device, corpus) -> str:
     output = default_output(corpus, FAST.name, seed)
     if not output.exists():
         resume = output.with_name(output.name + '.checkpoint').exists()
-        train(['--seed', str(seed), '--device', str(device), *(['--resume'] if resume else [])])
+        run_train(['--seed', str(seed), '--device', str(device), *(['--resume'] if resume else [])])
     model = load_model(output)
     if not fits(model.metadata, seed): raise UserError(f'{output} is not the model of seed {seed} by the fast recipe as it stands; remove it')
     if seed != SEEDS[0]:

@@ -36,7 +36,7 @@ def depends_on(path: Path) -> list:
 def shown(path: Path, root: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
     text, earlier, benchmarks = path.read_text(encoding='utf-8'), notebooks(root)[:notebooks(root).index(path)], root/'results'/'benchmarks.json'
-    found = [row for p in earlier for row in rows(p)] if 'summary.json' in text else []
+    found = [row for p in earlier for row in rows(p)] if re.search(r'summary\.json|recorded\(', text) else []
     return found + [benchmarks.read_text(encoding='utf-8')] if benchmarks.name in text and benchmarks.exists() else found
 
 def fingerprint(path: Path, root: Path) -> str:

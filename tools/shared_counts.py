@@ -8,7 +8,7 @@ from shakespeare_ffn.cosine_sims import shared_threshold_attention
 from shakespeare_ffn.core import Parser, UserError, command, scale
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model, next_char_probs
-from shakespeare_ffn.similar_space import tuned_approximation, unigram
+from shakespeare_ffn.similar_space import tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger, next_counts
 
 def shared_counts(argv) -> str:
@@ -27,7 +27,7 @@ def shared_counts(argv) -> str:
     took, world, rank = time.perf_counter() - start, dist.get_world_size(), dist.get_rank()
     dist.destroy_process_group()
     if rank: return ''
-    distance = hellinger(tuned(counts, unigram(corpus))[0], next_char_probs(model, index.strings.tokens(ids))).mean()
+    distance = hellinger(tuned(counts, unigram_distribution(corpus))[0], next_char_probs(model, index.strings.tokens(ids))).mean()
     return f'{len(ids):,} prompts × {len(index):,} strings × {len(counts)} blocks by {world} processes: {took:.1f} seconds; mean Hellinger distance {distance:.6f}'
 
 if __name__ == '__main__': command('shared_counts', shared_counts)

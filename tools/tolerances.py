@@ -22,21 +22,21 @@ RULES = [ # notebook, name of the row: regular expressions, of which the first t
     ('02_training', '', EXACT),                                     # read from the files of the four models
     ('', 'seconds', ANY),
     # a grid's best point: a step of the grid
-    ('07_similar_space', 'best_threshold|at_our_best', Within(.0101, .3)),
-    ('07_similar_space', 'weights_by_gradient_descent', Within(.03, 0)),
+    ('07', 'best_threshold|at_our_best', Within(.0101, .3)),
+    ('07', 'weights_by_gradient_descent', Within(.03, 0)),
     # a share of 500 prompts: two of them
-    ('07_similar_space', 'block_alone_top_1', Within(.005, .005)),
+    ('07', 'block_alone_top_1', Within(.005, .005)),
     # of a single prompt, or of a few strings: one string more or less
-    ('07_similar_space', 'of prompt |^next character|strings_of|worst|block_0_|thought', Within(.05, .05)),
-    ('14_approximation_details', 'prompts_33_and_36|nearest_33_and_36', Within(.02, .05)),
+    ('07', 'of prompt |^next character|strings_of|worst|block_0_|thought', Within(.05, .05)),
+    ('14', 'prompts_33_and_36|nearest_33_and_36', Within(.02, .05)),
     # the worst prompt of all
-    ('07_similar_space', '^Hellinger distance|mean_and_max|max_matches', Within(.005, .01)),
+    ('07', '^Hellinger distance|mean_and_max|max_matches', Within(.005, .01)),
     ('', 'most_tokens_needed', Within(2, 0)),
-    # what gradient descent has learnt, and all that rests on it
+    # what gradient descent has learned, and all that rests on it
     ('11_learned_embeddings', '', Within(.01, .03)),
     ('1[23]_', '', Within(.03, .05)),
-    ('14_approximation_details', 'chance', Within(.003, .02)),
-    ('14_approximation_details', '', Within(.01, .03)),
+    ('14', 'chance', Within(.003, .02)),
+    ('14', '', Within(.01, .03)),
 ]
 
 # Recorded only where the embeddings of early stages are in the user's cache, or as many as a GPU learns
