@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import UserError, cache_dir, named_path, quoted, read_file, scale, show_text
+from .core import UserError, by_scale, cache_dir, named_path, quoted, read_file, show_text
 from .core import write_atomically
 
 # %% ../nbs/00_data.ipynb #c028
@@ -40,11 +40,14 @@ def download(target: Path, # where to keep it
     "Fetch Tiny Shakespeare, check it and keep it at `target`."
     try:
         with urllib.request.urlopen(url, timeout=30) as response: raw = response.read()
-        if hashlib.sha256(raw).hexdigest() != SHA256: raise ValueError(f'what came is another text of {len(raw):,} bytes')
-    except (OSError, http.client.HTTPException, ValueError) as e: # no network, a broken connection, a wrong proxy, a page that asks to log in
+        if hashlib.sha256(raw).hexdigest() != SHA256: # such as a page that asks to log in
+            raise ValueError(f'what came is another text of {len(raw):,} bytes')
+    # no network, a broken connection, a wrong proxy
+    except (OSError, http.client.HTTPException, ValueError) as e:
         why = ' '.join(str(getattr(e, 'reason', None) or e).split())
-        raise UserError(f'cannot fetch the corpus ({why or type(e).__name__}); try again, or download {url} on another machine '
-                        f'and put it at {target}, or set SHAKESPEARE_FFN_TEXT to its path') from e
+        raise UserError(f'cannot fetch the corpus ({why or type(e).__name__}); try again, '
+                        f'or download {url} on another machine and put it at {target}, '
+                        'or set SHAKESPEARE_FFN_TEXT to its path') from e
     write_atomically(target, raw)
     return raw
 
@@ -53,7 +56,8 @@ def corpus_bytes() -> bytes:
     "Tiny Shakespeare from the first place that has it, its hash checked."
     if named := named_path('SHAKESPEARE_FFN_TEXT'): return check_hash(read_file(named), named)
     cached, checkout = cache_dir()/'tinyshakespeare.txt', Path(str(files('shakespeare_ffn'))).parent
-    places = [cached] + [checkout.parent/'shared'/'tinyshakespeare.txt']*(checkout/'settings.ini').exists()
+    places = [cached]
+    if (checkout/'settings.ini').exists(): places.append(checkout.parent/'shared'/'tinyshakespeare.txt')
     for place in places:
         with suppress(OSError, UserError): return check_hash(place.read_bytes(), place)
     return download(cached)
@@ -68,26 +72,28 @@ class CharTokenizer:
     def __len__(self): return len(self.chars)
 
     def encode(self, s: str) -> torch.Tensor: # (len(s),) token ids, int64
-        "Token ids of a string; a character outside the vocabulary is a `UserError` that names it and its position."
+        "Token ids of a string; a `UserError` names a character outside the vocabulary."
         ids = list(map(self.stoi.get, s))
         if None in ids:
             i = ids.index(None)
-            raise UserError(f'character {quoted(s[i])} at position {i} of {quoted(s)} is not in the vocabulary of {len(self)} '
-                            f'characters: {quoted(self.chars, 100)}')
+            raise UserError(f'character {quoted(s[i])} at position {i} of {quoted(s)} is not in the '
+                            f'vocabulary of {len(self)} characters: {quoted(self.chars, 100)}')
         return torch.from_numpy(np.array(ids, np.int64))
 
     def decode(self, tokens) -> str: # tokens: an iterable of token ids
-        return ''.join(self.chars[int(t)] for t in (tokens.tolist() if hasattr(tokens, 'tolist') else tokens))
+        ids = tokens.tolist() if hasattr(tokens, 'tolist') else tokens
+        return ''.join(self.chars[int(i)] for i in ids)
 
 # %% ../nbs/00_data.ipynb #c047
 def rank_windows(tokens: np.ndarray, # (n,) token ids
                  length: int,        # of a window
                  vocab_size: int,
-                ) -> tuple: # first position of each distinct window in alphabetical order, and each window's place in that order
-    "Sort all windows of `length` tokens: `(n_unique,)` first positions, `(n - length + 1,)` ranks."
+                ) -> tuple: # (n_unique,), (n - length + 1,)
+    "Sort all windows of `length` tokens: the first position of each distinct one, and each window's rank."
     n = len(tokens)-length+1
     rank, n_ranks, done = np.zeros(n, np.int64), 1, 0
     while done < length:
+        # as many tokens as an integer has room for
         while done < length and n_ranks <= (2**63-1)//vocab_size:
             rank = rank*vocab_size + tokens[done:done+n]
             n_ranks, done = n_ranks*vocab_size, done+1
@@ -97,7 +103,7 @@ def rank_windows(tokens: np.ndarray, # (n,) token ids
 
 # %% ../nbs/00_data.ipynb #c049
 class Substrings:
-    "The distinct substrings of `length` characters, numbered by first occurrence; `self[i]` is the i-th as a `str`."
+    "The distinct substrings of `length` characters by first occurrence; `self[i]` is the i-th as a `str`."
     def __init__(self, text: str, tokens: np.ndarray, length: int, vocab_size: int):
         first, rank = rank_windows(tokens, length, vocab_size)
         self.text, self.length, self.all_tokens = text, length, tokens
@@ -105,7 +111,7 @@ class Substrings:
         self.first = first[rank_of]                    # (n,) position of its first occurrence, ascending
         self.order = np.empty_like(rank_of)            # (n,) ids in alphabetical order
         self.order[rank_of] = np.arange(len(first))
-        self.ids = self.order[rank]                    # (n_windows,) id of the string at each position of the text
+        self.ids = self.order[rank]                    # (n_windows,) id of the string at each position
 
     def __len__(self): return len(self.first)
 
@@ -147,31 +153,38 @@ class Corpus:
     @functools.cached_property
     def tokens(self) -> np.ndarray: # (n_chars,) smallest unsigned dtype that holds the vocabulary
         codes = np.frombuffer(self.text.encode('utf-32-le', 'surrogatepass'), np.uint32)
-        return np.searchsorted([ord(c) for c in self.tokenizer.chars], codes).astype(np.min_scalar_type(len(self.tokenizer)-1))
+        ids = np.searchsorted([ord(c) for c in self.tokenizer.chars], codes)
+        return ids.astype(np.min_scalar_type(len(self.tokenizer)-1))
 
     @functools.cached_property
     def kept(self) -> dict: return {} # length → Substrings; gone when the corpus is
 
     def substrings(self, length: int) -> Substrings:
         "Its distinct substrings of `length` characters (kept after the first call)."
-        if not 1 <= length <= len(self.text): raise UserError(f'a length of {length} is out of range: 1 to {len(self.text)}')
-        if length not in self.kept: self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer))
+        if not 1 <= length <= len(self.text):
+            raise UserError(f'a length of {length} is out of range: 1 to {len(self.text)}')
+        if length not in self.kept:
+            self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer))
         return self.kept[length]
 
-    def __repr__(self): return f'Corpus({len(self.text):,} characters, {len(self.tokenizer)} distinct, sha256 {self.sha256[:12]}…)'
+    def __repr__(self):
+        size = f'{len(self.text):,} characters, {len(self.tokenizer)} distinct'
+        return f'Corpus({size}, sha256 {self.sha256[:12]}…)'
 
 # %% ../nbs/00_data.ipynb #c058
 def note_line_ends(text: str, name: str):
     "A word on standard error if lines of a text end as on Windows."
     if n := text.count('\r\n'):
-        print(f'{show_text(name)}: {n:,} line ends are those of Windows, two characters; both are kept, the first is shown as ␍', file=sys.stderr)
+        print(f'{show_text(name)}: {n:,} line ends are those of Windows, two characters; '
+              'both are kept, the first is shown as ␍', file=sys.stderr)
 
-def load_corpus(path=None, # a text of your own (UTF-8), which needs a model trained on it; default: Tiny Shakespeare
+def load_corpus(path=None, # a text of your own (UTF-8), which needs a model trained on it
                ) -> Corpus:
-    "Tiny Shakespeare, hash-checked, or the text at `path`."
+    "Tiny Shakespeare, its hash checked, or the text at `path`."
     raw = corpus_bytes() if path is None else read_file(path)
     try: text = raw.decode('utf-8').removeprefix('\ufeff')
-    except UnicodeDecodeError as e: raise UserError(f'{path} is not UTF-8 text (byte {e.start}); convert it first') from e
+    except UnicodeDecodeError as e:
+        raise UserError(f'{path} is not UTF-8 text (byte {e.start}); convert it first') from e
     if not text: raise UserError(f'{path} is empty; give a text with at least a few thousand characters')
     note_line_ends(text, str(path))
     return Corpus(text, CharTokenizer(''.join(sorted(set(text)))), hashlib.sha256(raw).hexdigest())
@@ -191,5 +204,5 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
                n=None,              # how many; default: 20,000 at full scale, 200 at smoke
               ) -> np.ndarray:      # (n,) numbers of strings
     "The article's prompts: the first `n` of a seeded random permutation of the strings."
-    n = n or {'full': 20_000, 'smoke': 200}[scale()]
-    return torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337))[:n].numpy()
+    shuffled = torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337))
+    return shuffled[:n or by_scale(20_000, 200)].numpy()
