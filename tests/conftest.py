@@ -7,24 +7,31 @@ from shakespeare_ffn.core import cache_dir
 from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.model import load_model
 
-def pytest_configure(config): config.addinivalue_line('markers', 'posix: needs signals, file modes, a shell or limits as POSIX has them')
+def pytest_configure(config):
+    config.addinivalue_line('markers',
+                            'posix: needs signals, file modes, a shell or limits as POSIX has them')
 
 # Files that take longest come first, or one process would be left with them at the end.
-LONGEST = ['test_threshold_attention', 'test_training', 'test_wheel', 'test_index', 'test_command', 'test_faults', 'test_site', 'test_gpu_command', 'test_text']
+LONGEST = ['test_threshold_attention', 'test_training', 'test_wheel', 'test_index', 'test_command',
+           'test_faults', 'test_site', 'test_gpu_command', 'test_text']
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
     for item in items:
-        if item.get_closest_marker('posix'): item.add_marker(pytest.mark.skipif(os.name != 'posix', reason='POSIX only'))
+        if item.get_closest_marker('posix'):
+            item.add_marker(pytest.mark.skipif(os.name != 'posix', reason='POSIX only'))
 
 @pytest.fixture(scope='session', autouse=True)
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp('cache')
     (folder/'tinyshakespeare.txt').write_bytes(corpus_bytes())
-    # the notebooks have built the small index, which takes a processor without bfloat16 a minute; one that older code built is left
-    changed = max(Path(corpus_keys.__file__).with_name(f'{name}.py').stat().st_mtime for name in ('corpus_keys', 'model'))
+    # the notebooks have built the small index, which takes a processor without bfloat16 a minute;
+    # one that older code built is left
+    changed = max(Path(corpus_keys.__file__).with_name(f'{name}.py').stat().st_mtime
+                  for name in ('corpus_keys', 'model'))
     for manifest in (cache_dir()/'keys').glob('smoke-length10-*/manifest.json'):
-        if manifest.parent.suffix != '.partial' and manifest.stat().st_mtime > changed: shutil.copytree(manifest.parent, folder/'keys'/manifest.parent.name)
+        if manifest.parent.suffix != '.partial' and manifest.stat().st_mtime > changed:
+            shutil.copytree(manifest.parent, folder/'keys'/manifest.parent.name)
     os.environ.update(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_CACHE=str(folder))
     return folder
 
@@ -48,7 +55,9 @@ def start():
     "Start Python processes; whatever still runs at the end of the test is killed."
     processes = []
     def go(code, *args, **kwargs):
-        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True, encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs))
+        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True,
+                                          encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                          **kwargs))
         return processes[-1]
     yield go
     for p in processes: p.kill()

@@ -1,6 +1,7 @@
 """A stand-in for a GPU: tensors that say 'cuda:0', compute on the processor, and mix with no others.
 
-It finds what a machine with a GPU would: operations between devices, generators of the wrong one, numbers that NumPy cannot see."""
+It finds what a machine with a GPU would: operations between devices, generators of the wrong one,
+numbers that NumPy cannot see."""
 from contextlib import contextmanager
 from unittest import mock
 import torch
@@ -20,7 +21,8 @@ class There(torch.Tensor):
     @staticmethod
     def __new__(cls, x):
         shape_only = torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device='meta')
-        there = torch.Tensor._make_subclass(cls, shape_only, False, dispatch_device=True, device_for_backend_keys=HERE)
+        there = torch.Tensor._make_subclass(cls, shape_only, False, dispatch_device=True,
+                                            device_for_backend_keys=HERE)
         there.x = x
         return there
 
@@ -38,12 +40,14 @@ def check(f, args, kwargs):
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
     strays = [x for x in given if not isinstance(x, There)]
     if not strays or len(strays) == len(given) or f in (aten.copy_.default, aten._to_copy.default): return
-    if f in INDEXING and isinstance(args[0], There): strays = [x for x in args[2:3] if not isinstance(x, There)]
+    if f in INDEXING and isinstance(args[0], There):
+        strays = [x for x in args[2:3] if not isinstance(x, There)]
     shapes = [tuple(x.shape) for x in strays if x.dim()]
     if shapes: raise RuntimeError(f'{f}: tensors on two devices, on the processor those of shapes {shapes}')
 
 def dispatch(f, args, kwargs):
-    if f is torch.ops.prim.device.default: return torch.device('meta') # what PyTorch's own code sees, and asks for
+    if f is torch.ops.prim.device.default:
+        return torch.device('meta') # what PyTorch's own code sees, and asks for
     check(f, args, kwargs)
     there = any(isinstance(x, There) for x in tree_leaves((args, kwargs)))
     if kwargs.get('device') is not None:
@@ -76,18 +80,22 @@ class Generators(TorchFunctionMode):
     def __torch_function__(self, f, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if isinstance(generator := kwargs.get('generator'), Generator):
-            there = torch.device(kwargs.get('device') or 'cpu').type == 'cuda' or any(isinstance(x, There) for x in args)
+            there = any(isinstance(x, There) for x in args)
+            there |= torch.device(kwargs.get('device') or 'cpu').type == 'cuda'
             if generator.there != there: raise RuntimeError(f'{f}: the generator is of another device')
         return f(*args, **kwargs)
 
 @contextmanager
 def gpu():
     "A machine with one GPU, as far as the code can see."
-    said = dict(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0, synchronize=lambda *_: None,
-                get_device_name=lambda *_: 'stand-in', is_bf16_supported=lambda *_, **__: True, _lazy_init=lambda: None)
+    said = dict(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
+                synchronize=lambda *_: None,
+                get_device_name=lambda *_: 'stand-in', is_bf16_supported=lambda *_, **__: True,
+                _lazy_init=lambda: None)
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True) # parameters are replaced, not filled
     try:
-        with (mock.patch.multiple(torch.cuda, **said), mock.patch.multiple(torch, Generator=Generator, load=load),
+        with (mock.patch.multiple(torch.cuda, **said),
+              mock.patch.multiple(torch, Generator=Generator, load=load),
               Generators(), Mode()): yield
     finally: torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -1,4 +1,4 @@
-"Tables in results/ name the processor and keep what other kinds of machine measured; `make bench` says how long it takes."
+"Tables in results/ name the processor and keep what other kinds measured."
 import json, subprocess
 from pathlib import Path
 import pytest, torch
@@ -16,13 +16,16 @@ def common(monkeypatch, tmp_path):
 
 def on(monkeypatch, **capabilities):
     "Let the processor be another one."
-    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(architecture='x86_64', avx2=True) | capabilities)
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX512' if capabilities else 'AVX2')
+    monkeypatch.setattr(torch.cpu, 'get_capabilities',
+                        lambda: dict(architecture='x86_64', avx2=True) | capabilities)
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability',
+                        lambda: 'AVX512' if capabilities else 'AVX2')
 
 BF16, AMX = dict(avx512_f=True, avx512_bf16=True), dict(avx512_f=True, avx512_bf16=True, amx_bf16=True)
 
 def test_kinds_of_processors(common, monkeypatch):
-    for capabilities, kind in ({}, 'AVX2'), (dict(avx512_f=True), 'AVX512'), (BF16, 'AVX512-BF16'), (AMX, 'AMX'):
+    kinds = ({}, 'AVX2'), (dict(avx512_f=True), 'AVX512'), (BF16, 'AVX512-BF16'), (AMX, 'AMX')
+    for capabilities, kind in kinds:
         on(monkeypatch, **capabilities)
         assert common.processor() == kind
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: 'AVX2')
@@ -32,20 +35,27 @@ def test_kinds_of_processors(common, monkeypatch):
     assert common.processor() == 'arm64'
 
 def test_a_table_for_each_kind_of_processor(common, monkeypatch, tmp_path):
-    on(monkeypatch, **BF16); common.report('x', 'X', ['what', 'seconds'], [('a', 1)], 'A note.')
-    on(monkeypatch); common.report('x', 'X', ['what', 'seconds'], [('a', 3)])
-    on(monkeypatch, **BF16); common.report('x', 'X', ['what', 'seconds'], [('a', 2)], 'Another.')
+    on(monkeypatch, **BF16)
+    common.report('x', 'X', ['what', 'seconds'], [('a', 1)], 'A note.')
+    on(monkeypatch)
+    common.report('x', 'X', ['what', 'seconds'], [('a', 3)])
+    on(monkeypatch, **BF16)
+    common.report('x', 'X', ['what', 'seconds'], [('a', 2)], 'Another.')
     common.report('x', 'X', ['what', 'seconds'], [('a', .1)], kind='some GPU')
     text = (tmp_path/'x.md').read_text(encoding='utf-8')
-    assert [line[3:] for line in text.splitlines() if line.startswith('## ')] == ['AVX2', 'AVX512-BF16', 'some GPU']
-    assert [line for line in text.splitlines() if line.startswith('| a')] == ['| a | 3 |', '| a | 2 |', '| a | 0.1 |']
+    headings = [line[3:] for line in text.splitlines() if line.startswith('## ')]
+    assert headings == ['AVX2', 'AVX512-BF16', 'some GPU']
+    rows = [line for line in text.splitlines() if line.startswith('| a')]
+    assert rows == ['| a | 3 |', '| a | 2 |', '| a | 0.1 |']
     assert 'Another.' in text and 'A note.' not in text and text.count(common.where()) == 3
 
 def test_not_measured_does_not_replace_a_measurement(common, tmp_path):
     common.report('x', 'X', ['what'], [], 'Not measured.')
     assert 'Not measured.' in (tmp_path/'x.md').read_text(encoding='utf-8')
-    common.report('x', 'X', ['what'], [(1,)], kind='some GPU'); common.report('x', 'X', ['what'], [], 'Not measured.')
-    assert 'Not measured.' not in (tmp_path/'x.md').read_text(encoding='utf-8') and '| 1 |' in (tmp_path/'x.md').read_text(encoding='utf-8')
+    common.report('x', 'X', ['what'], [(1,)], kind='some GPU')
+    common.report('x', 'X', ['what'], [], 'Not measured.')
+    text = (tmp_path/'x.md').read_text(encoding='utf-8')
+    assert 'Not measured.' not in text and '| 1 |' in text
 
 def test_ratios_of_each_kind_of_processor(common, monkeypatch, tmp_path):
     for capabilities, seconds in (AMX, 5), ({}, 2), (AMX, 4):
@@ -53,16 +63,19 @@ def test_ratios_of_each_kind_of_processor(common, monkeypatch, tmp_path):
         common.compare('counts', 'FAISS', 1, seconds, keys=3)
     common.compare('counts', 'a product', 1, 7)
     rows = json.loads((tmp_path/'benchmarks.json').read_text(encoding='utf-8'))
-    assert [(r['peer'], r['kind'], r['ratio']) for r in rows] == [('FAISS', 'AVX2', 2), ('FAISS', 'AMX', 4), ('a product', 'AMX', 7)]
+    ratios = [(r['peer'], r['kind'], r['ratio']) for r in rows]
+    assert ratios == [('FAISS', 'AVX2', 2), ('FAISS', 'AMX', 4), ('a product', 'AMX', 7)]
 
 def test_smoke_scale_keeps_nothing(common, monkeypatch, tmp_path):
     monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'smoke')
-    common.report('x', 'X', ['what'], [(1,)]); common.compare('x', 'y', 1, 2)
+    common.report('x', 'X', ['what'], [(1,)])
+    common.compare('x', 'y', 1, 2)
     assert list(tmp_path.iterdir()) == []
 
 @pytest.mark.parametrize('path', sorted((ROOT/'results').glob('*.md')), ids=lambda p: p.stem)
 def test_tables_are_what_was_measured(common, path):
-    tables, text = json.loads((ROOT/'results'/'benchmarks'/f'{path.stem}.json').read_text(encoding='utf-8')), path.read_text(encoding='utf-8')
+    kept = ROOT/'results'/'benchmarks'/f'{path.stem}.json'
+    tables, text = json.loads(kept.read_text(encoding='utf-8')), path.read_text(encoding='utf-8')
     assert text == common.as_markdown(text.splitlines()[0][2:], tables)
     assert all(t['where'] and t['kind'] for t in tables)
 
@@ -71,9 +84,11 @@ def test_make_bench_says_how_long_it_takes(common, monkeypatch, capsys):
     for fast, most in ('float32', 30), ('bfloat16', 40):
         monkeypatch.setattr(run, 'FAST', fast)
         assert 0 < run.about(run.chosen([])) <= most
-    assert run.chosen([])[0] == 'index' and set(run.chosen([])) == {p.stem for p in (ROOT/'results').glob('*.md')}
+    assert run.chosen([])[0] == 'index'
+    assert set(run.chosen([])) == {p.stem for p in (ROOT/'results').glob('*.md')}
     with pytest.raises(run.UserError, match='is not a benchmark'): run.chosen(['nothing'])
     monkeypatch.setattr(run.subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 0))
     assert run.run(['explain', 'gpu']).startswith('All of it took')
     said = capsys.readouterr().out
-    assert said.startswith('2 benchmarks on') and f'about {run.about(["explain", "gpu"])} minutes' in said and 'explain took' in said
+    assert said.startswith('2 benchmarks on') and 'explain took' in said
+    assert f'about {run.about(["explain", "gpu"])} minutes' in said

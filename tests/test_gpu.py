@@ -1,11 +1,14 @@
-"""What a machine with a GPU runs. Where there is none: the kernel by Triton's interpreter, all else on a stand-in that
-refuses what a GPU refuses."""
+"""What a machine with a GPU runs.
+
+Where there is none: the kernel by Triton's interpreter, all else on a stand-in that refuses
+what a GPU refuses."""
 import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
 from shakespeare_ffn import corpus_keys, cosine_sims
-from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, other_prompt_null, nearest, predicted_tokens
+from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, nearest
+from shakespeare_ffn.approximation_details import other_prompt_null, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
 from shakespeare_ffn.core import accelerator, device
 from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
@@ -26,14 +29,16 @@ device, generator = sys.argv[1], torch.Generator().manual_seed(0)
 
 def check(queries, keys, values, thresholds):
     true = cosine(queries[:, None], keys[None])
-    for threshold in thresholds or true.flatten().sort().values[[0, true.numel()//2, -1]].clamp(-1, 1).tolist(): # similarities that occur
+    occurring = true.flatten().sort().values[[0, true.numel()//2, -1]].clamp(-1, 1).tolist()
+    for threshold in thresholds or occurring:
         passes = (true > threshold).double()
         counts = count_fused(queries, keys, Values(values), threshold, device)
         assert torch.equal(counts[:, :-1], (passes @ values.double()).long()), (true.shape, threshold)
         assert torch.equal(counts[:, -1], passes.sum(1).long())
     return true
 
-for n_queries, n_keys, n_embed, vocab, most in (1, 1, 1, 1, 2), (5, 20, 12, 4, 300), (130, 300, 384, 65, 50), (200, 700, 40, 90, 3000):
+SIZES = (1, 1, 1, 1, 2), (5, 20, 12, 4, 300), (130, 300, 384, 65, 50), (200, 700, 40, 90, 3000)
+for n_queries, n_keys, n_embed, vocab, most in SIZES:
     keys = torch.randn(n_keys, n_embed, generator=generator).bfloat16()
     queries = keys[torch.randint(n_keys, (n_queries,), generator=generator)].clone()
     queries[0] = 0
@@ -43,15 +48,18 @@ for n_queries, n_keys, n_embed, vocab, most in (1, 1, 1, 1, 2), (5, 20, 12, 4, 3
 keys = torch.randn(70, 16, generator=generator).bfloat16()
 check(keys[:9].clone(), keys, torch.randint(0, 2**36, (70, 3), generator=generator), None)
 
-# pairs between a threshold and what it is in float32: on .89, which float32 takes for less, and above .85, which it takes for more
+# pairs between a threshold and what it is in float32:
+# on .89, which float32 takes for less, and above .85, which it takes for more
 def squares(n, length=12):
     "Numbers that bfloat16 holds, the sum of whose squares is n."
     found = []
     while n:
         exact = [v << s for s in range(8) for v in range(1, 256) if (v << s)**2 <= n]
-        found.append(max(exact)); n -= found[-1]**2
+        found.append(max(exact))
+        n -= found[-1]**2
     return found + [0]*(length - len(found))
-edge = torch.tensor([[89, *squares(100**2 - 89**2)], [85 << 6, *squares((100 << 6)**2 - 1 - (85 << 6)**2)]]).bfloat16()
+edge = torch.tensor([[89, *squares(100**2 - 89**2)],
+                     [85 << 6, *squares((100 << 6)**2 - 1 - (85 << 6)**2)]]).bfloat16()
 true = check(torch.eye(13)[:1].bfloat16(), edge, torch.ones(2, 5, dtype=torch.long), [.89, .85])[0]
 rounded = torch.tensor([.89, .85], dtype=torch.float32).double()
 assert rounded[0] < true[0] == .89 and .85 < true[1] < rounded[1]
@@ -61,7 +69,8 @@ same = torch.ones(60, 32).bfloat16().to(device)
 for room in 1, 3600, 2**20:
     sums, doubtful = launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
     assert sorted(doubtful.tolist()) == list(range(3600)) and not sums.any()
-sums, doubtful = launch(same, same, torch.full((60, 200), 1000, device=device), 1., 1) # in two parts, done again
+columns = torch.full((60, 200), 1000, device=device) # in two parts, done again
+sums, doubtful = launch(same, same, columns, 1., 1)
 assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
 """
 ON_STAND_IN = f"""
@@ -71,14 +80,16 @@ from shakespeare_ffn import cosine_sims
 class Interpreted: # which takes no stand-ins, and misreads bfloat16
     def __init__(self, kernel): self.kernel = kernel
     def __getitem__(self, grid):
-        plain = lambda x: here(x).float() if getattr(x, 'dtype', None) == cosine_sims.torch.bfloat16 else here(x)
+        coarse = lambda x: getattr(x, 'dtype', None) == cosine_sims.torch.bfloat16
+        plain = lambda x: here(x).float() if coarse(x) else here(x)
         return lambda *args, **kwargs: self.kernel[grid](*map(plain, args), **kwargs)
 cosine_sims.fused = Interpreted(cosine_sims.fused)
 with gpu(): exec({CASES!r})
 """
 
 def run(code, device, **env):
-    done = subprocess.run([sys.executable, '-c', code, device], env=os.environ | env, capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run([sys.executable, '-c', code, device], env=os.environ | env, capture_output=True,
+                          text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
@@ -107,13 +118,17 @@ def close(x, y, tolerance=1e-4):
 
 def test_the_stand_in_refuses_what_a_gpu_refuses(there, tokens):
     x, y = torch.ones(3, device=there), torch.ones(3)
-    for wrong in (lambda: x + y, lambda: torch.cat([x, y]), lambda: x.numpy(), lambda: y[x.long()], lambda: x @ y,
-                  lambda: torch.randn(3, device=there, generator=torch.Generator()), lambda: torch.searchsorted(x, y)):
+    for wrong in (lambda: x + y, lambda: torch.cat([x, y]), lambda: x.numpy(), lambda: y[x.long()],
+                  lambda: x @ y,
+                  lambda: torch.randn(3, device=there, generator=torch.Generator()),
+                  lambda: torch.searchsorted(x, y)):
         with pytest.raises(RuntimeError): wrong()
-    assert (x + 1).tolist() == (x + torch.ones(())).tolist() == (x.cpu() + y).tolist() and x[torch.tensor([0, 2])].is_cuda
+    assert (x + 1).tolist() == (x + torch.ones(())).tolist() == (x.cpu() + y).tolist()
+    assert x[torch.tensor([0, 2])].is_cuda
     model = load_model(device=there)
     model.ln_f.weight = torch.nn.Parameter(model.ln_f.weight.detach().cpu(), requires_grad=False)
-    with pytest.raises(RuntimeError, match='two devices'): next_char_probs(model, tokens) # one tensor left behind
+    with pytest.raises(RuntimeError, match='two devices'):
+        next_char_probs(model, tokens) # one tensor left behind
 
 def test_devices_are_found(there):
     assert accelerator() == 'cuda:0' and device('cuda') == torch.device('cuda:0')
@@ -124,8 +139,10 @@ def test_forward_passes(model_there, model, tokens):
     close(model_there(batch.to('cuda:0')), model(batch))
     found, expected = capture(model_there, batch.to('cuda:0')), capture(model, batch)
     for name, x in found.items(): close(x, expected[name])
-    close(run_from(model_there, torch.ones(2, 1, 384, device='cuda:0'), 3), run_from(model, torch.ones(2, 1, 384), 3))
-    assert len(generate(model_there, 'And ', 5)) == 9 and generate(model_there, 'And ', 5, seed=0) == generate(model_there, 'And ', 5, seed=0)
+    close(run_from(model_there, torch.ones(2, 1, 384, device='cuda:0'), 3),
+          run_from(model, torch.ones(2, 1, 384), 3))
+    assert len(generate(model_there, 'And ', 5)) == 9
+    assert generate(model_there, 'And ', 5, seed=0) == generate(model_there, 'And ', 5, seed=0)
 
 def test_prefix_tree(model_there, model, tokens):
     close(TrieForward(model_there)(tokens), TrieForward(model)(tokens))
@@ -139,19 +156,25 @@ def test_index_and_explanation(new_cache, model_there, model, corpus):
     assert [b.n_similar for b in said[0].blocks] == [b.n_similar for b in said[1].blocks]
 
 def test_calibration(new_cache, model_there, corpus, monkeypatch):
-    monkeypatch.setattr('shakespeare_ffn.similar_space.threshold_attention', lambda queries, keys, values, grid, progress:
-                        (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None)) # as if it had been counted
+    monkeypatch.setattr('shakespeare_ffn.similar_space.threshold_attention', lambda queries, keys, values,
+                        grid, progress:
+                        # as if it had been counted
+                        (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None))
     monkeypatch.setattr('shakespeare_ffn.similar_space.fit', lambda counts, probs, unigram:
-                        (torch.zeros(6, dtype=torch.long), torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
+                        (torch.zeros(6, dtype=torch.long),
+                         torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
     index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
     assert calibrate(corpus, model_there, index, n=10, progress=False).length == 2
 
 def test_rows_and_cosines(there):
     a, b = (torch.randn(n, 48, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (7, 9))
-    close(cosine_sims.cosine(a[:, None].to(there), b[None].to(there)), cosine_sims.cosine(a[:, None], b[None]), 1e-14)
+    close(cosine_sims.cosine(a[:, None].to(there), b[None].to(there)),
+          cosine_sims.cosine(a[:, None], b[None]), 1e-14)
     close(cosine_sims.root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
     close(cosine_sims.unit(a.to(there)), cosine_sims.unit(a))
-    for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there), cosine_sims.similar(a[0], b, -.1)): assert torch.equal(found, expected)
+    for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there),
+                               cosine_sims.similar(a[0], b, -.1)):
+        assert torch.equal(found, expected)
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_training(recipe, corpus, there, tmp_path):
@@ -161,7 +184,10 @@ def test_training(recipe, corpus, there, tmp_path):
     run.train_tokens = run.val_tokens = run.corpus.split()[1][:200]
     x, y = batch(run.val_tokens, 2, 16, torch.Generator())
     run.corpus = replace(corpus, text=corpus.text[:2000]) # whose losses take no time
-    run.advance(); run.evaluate(); run.save(tmp_path/'checkpoint'); other.load(tmp_path/'checkpoint')
+    run.advance()
+    run.evaluate()
+    run.save(tmp_path/'checkpoint')
+    other.load(tmp_path/'checkpoint')
     other.train_tokens = run.train_tokens
     assert run.advance() == pytest.approx(other.advance())
     assert len(run.sample(5)) and 0 < estimate(run.model, run.train_tokens, 0, False, 1, 2) < 9
@@ -176,13 +202,15 @@ def test_learned_embeddings(new_cache, model_there, model, tmp_path):
         found = learn_embeddings(model_there, block, max_steps=1000, **asked) # goes on
         assert found.embeddings.is_cuda and found.loss.isfinite().all()
     for m in model_there, model: # learned on the GPU, given where the model is
-        assert stage_embeddings(m, 6, [1], 2, 100, progress=False).embeddings.is_cuda == m.lm_head.weight.is_cuda
+        assert stage_embeddings(m, 6, [1], 2, 100,
+                                progress=False).embeddings.is_cuda == m.lm_head.weight.is_cuda
 
 def test_geometry_and_subspaces(model_there, model, tokens):
     found, expected = block_vectors(model_there, tokens), block_vectors(model, tokens)
     for part, x in found.items(): close(x, expected[part], 1e-3)
     acts = capture(model_there, torch.as_tensor(tokens).long().to('cuda:0'))
-    assert all(ablate(model_there, acts, 2, part, alone).is_cuda for part in (None, 'sa') for alone in (False, True))
+    assert all(ablate(model_there, acts, 2, part, alone).is_cuda for part in (None, 'sa')
+               for alone in (False, True))
     e = torch.randn(3, 5, 384, device='cuda:0')
     assert least_losses(model_there, 2)[0].is_cuda and set(geometry(e[0])) == {'norm', 'distance'}
     assert projection_cosine(e[0], subspaces(e, 2)).is_cuda and projection_matrix(subspaces(e)).is_cuda
@@ -192,6 +220,8 @@ def test_criterion_and_chance(there):
     results = []
     for move in (lambda x: x), (lambda x: x.to(there)):
         predicted, close_ones = predicted_tokens(move(counts)), nearest(move(similarities))
-        assert chance_simulated(predicted, move(similarities), 2).is_cuda == predicted.is_cuda == chance_exact(predicted.sum(1)).is_cuda
-        results.append((criterion(predicted, close_ones).cpu(), other_prompt_null(predicted, close_ones).cpu()))
+        assert chance_simulated(predicted, move(similarities),
+                                2).is_cuda == predicted.is_cuda == chance_exact(predicted.sum(1)).is_cuda
+        results.append((criterion(predicted, close_ones).cpu(),
+                        other_prompt_null(predicted, close_ones).cpu()))
     assert all(torch.equal(x, y) for x, y in zip(*results))

@@ -1,4 +1,4 @@
-"`make gpu`: its stages go on where they stopped, and a table says what held. Here on the CPU, over a small project."
+"`make gpu`: its stages go on where they stopped, and a table says what held. Here on the CPU."
 from pathlib import Path
 import gpu, nbformat, pytest, torch
 
@@ -6,22 +6,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == '.ipynb': nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text)]), path)
+    if path.suffix == '.ipynb':
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text)]), path)
     else: path.write_text(text, encoding='utf-8')
 
 def counting(path, then=''):
     "Code that counts how often it ran, and what follows."
-    said = "os.environ['SHAKESPEARE_FFN_SCALE'], os.environ['CUDA_VISIBLE_DEVICES'], os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')"
-    return f"import os\nwith open({str(path)!r}, 'a') as f: print({said}, file=f)\n{then}"
+    names = 'SHAKESPEARE_FFN_SCALE', 'CUDA_VISIBLE_DEVICES', 'SHAKESPEARE_FFN_ARITHMETIC'
+    return (f"import os\nwith open({str(path)!r}, 'a') as f: "
+            f"print(*map(os.environ.get, {names}), file=f)\n{then}")
 
 @pytest.fixture
 def project(tmp_path, new_cache, monkeypatch):
     "A notebook, two tests, a benchmark and something heavy, each of which counts how often it ran."
-    for name, before in dict(SHAKESPEARE_FFN_SCALE='smoke', CUDA_VISIBLE_DEVICES='').items(): monkeypatch.setenv(name, before)
+    for name, before in dict(SHAKESPEARE_FFN_SCALE='smoke', CUDA_VISIBLE_DEVICES='').items():
+        monkeypatch.setenv(name, before)
     root, ran = tmp_path/'project', tmp_path/'ran'
     ran.mkdir()
-    for name in 'nbs/index.ipynb', 'benchmarks/gpu.py', 'shakespeare_ffn/data.py': write(root/name, counting(ran/Path(name).stem))
-    for name in 'gpu', 'other': write(root/'tests'/f'test_{name}.py', f'def test_it():\n    exec({counting(ran/f"test_{name}")!r})\n')
+    for name in 'nbs/index.ipynb', 'benchmarks/gpu.py', 'shakespeare_ffn/data.py':
+        write(root/name, counting(ran/Path(name).stem))
+    for name in 'gpu', 'other':
+        write(root/'tests'/f'test_{name}.py', f'def test_it():\n    exec({counting(ran/f"test_{name}")!r})\n')
     monkeypatch.setattr(gpu, 'HEAVY', dict(heavy=counting(ran/'heavy')))
     monkeypatch.setattr(gpu, 'IMPORTS', '')
     return root
@@ -32,25 +37,31 @@ def go(project, capsys, *args):
     except SystemExit as e: text, code = '', e.code
     return code, capsys.readouterr().out + text
 
-def ran(project): return {p.name: len(p.read_text(encoding='utf-8').splitlines()) for p in (project.parent/'ran').iterdir()}
+def ran(project):
+    return {p.name: len(p.read_text(encoding='utf-8').splitlines()) for p in (project.parent/'ran').iterdir()}
 
 def test_stages_go_on_and_a_table_says_what_held(project, capsys):
-    write(project/'nbs'/'index.ipynb', counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))
+    write(project/'nbs'/'index.ipynb',
+          counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))
     code, text = go(project, capsys)
     once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', 'index', 'test_other'], 1)
     assert code == 1 and ran(project) == once, text
     said = lambda name: (project.parent/'ran'/name).read_text(encoding='utf-8')
-    assert said('heavy') == said('index') == 'smoke  float32\n' and said('gpu') == 'smoke  None\n' # on the CPU, at smoke scale
+    # on the CPU, at smoke scale
+    assert said('heavy') == said('index') == 'smoke  float32\n' and said('gpu') == 'smoke  None\n'
     lines = text.splitlines()[-8:-2]
-    assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'], ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]
-    assert [line for line in lines if 'failed' in line and line.endswith('ValueError: no such thing')] and '4 of 5 held' in text
+    assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'],
+                                                         ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]
+    assert [line for line in lines if 'failed' in line
+            and line.endswith('ValueError: no such thing')] and '4 of 5 held' in text
     write(project/'nbs'/'index.ipynb', counting(project.parent/'ran'/'index'))
     code, text = go(project, capsys) # only what failed
     assert code == 0 and ran(project) == once | dict(index=2) and '5 of 5 held' in text, text
     gpu.HEAVY['heavy'] += 'import time; time.sleep(60)'
     code, text = go(project, capsys, '--limit', '2')
     assert code == 1 and ran(project) == once | dict(index=2, heavy=2)
-    assert [line.split()[:3] for line in text.splitlines() if 'stopped after 2 seconds' in line][-1] == ['heavy', 'not', 'yet']
+    assert [line.split()[:3] for line in text.splitlines()
+            if 'stopped after 2 seconds' in line][-1] == ['heavy', 'not', 'yet']
     before = {stage.name: gpu.fingerprint(stage, project) for stage in gpu.stages(project, True)}
     write(project/'shakespeare_ffn'/'data.py', 'x = 1') # all stand on the package
     assert all(gpu.fingerprint(stage, project) != before[stage.name] for stage in gpu.stages(project, True))
@@ -62,9 +73,12 @@ def test_without_a_gpu_it_says_so():
 def test_stages_of_this_project():
     names = [stage.name for stage in gpu.stages(ROOT, dry=False)]
     assert names[:2] == ['tests/test_gpu.py', 'benchmarks/gpu.py'] and len(set(names)) == len(names)
-    assert {'nbs/05_cosine_sims.ipynb', 'nbs/blog/beyond_self_attention.ipynb', 'tests/test_index.py', 'learned embeddings, stage 1'} <= set(names)
+    assert {'nbs/05_cosine_sims.ipynb', 'nbs/blog/beyond_self_attention.ipynb', 'tests/test_index.py',
+            'learned embeddings, stage 1'} <= set(names)
 
 def test_what_failed_is_found_in_a_log():
-    assert gpu.why("F\n    def test(): assert f(1) == 2\nE       assert 3 == 2\nFAILED tests/test_a.py") == 'E       assert 3 == 2'
-    assert gpu.why('Traceback …\n  File x\nRuntimeError: tensors on two devices\n\n') == 'RuntimeError: tensors on two devices'
+    failed = 'F\n    def test(): assert f(1) == 2\nE       assert 3 == 2\nFAILED tests/test_a.py'
+    assert gpu.why(failed) == 'E       assert 3 == 2'
+    raised = 'Traceback …\n  File x\nRuntimeError: tensors on two devices\n\n'
+    assert gpu.why(raised) == 'RuntimeError: tensors on two devices'
     assert gpu.why('') == 'no output' and gpu.why('one\ntwo\n') == 'two'

@@ -1,4 +1,4 @@
-"The index on disk: killed builds, damaged and foreign files, two builds at once, disks that are full or closed."
+"The index on disk: killed builds, damaged and foreign files, two builds at once, full or closed disks."
 import errno, json, os, shutil, signal, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, pytest, torch
@@ -33,20 +33,25 @@ def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
     process = start(BUILD, 3)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
-    process.send_signal(signal.SIGKILL); process.wait()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     [partial] = (new_cache/'keys').glob('*.partial')
     notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
     done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
     assert 0 < done < len(corpus.substrings(3)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
-    monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
+    monkeypatch.setattr(TrieForward, '__call__',
+                        lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
     index = corpus_index(corpus, model, length=3, quiet=True)
-    assert sum(computed) <= len(index) - done + notes['chunk'] # the rest, and the few strings that opening recomputes
+    # the rest, and the few strings that opening recomputes
+    assert sum(computed) <= len(index) - done + notes['chunk']
     assert folders(new_cache) == [index.path.name]
     index.verify()
-    rows = torch.arange(0, len(index), 101) # from before and after the kill: all as a build in one go has them
+    # from before and after the kill: all as a build in one go has them
+    rows = torch.arange(0, len(index), 101)
     anew = index.compute(index.strings.tokens(index.ids[rows]))
-    assert torch.nn.functional.cosine_similarity(anew.float(), index.keys[:, rows].float(), dim=-1).min() > .999
+    assert torch.nn.functional.cosine_similarity(anew.float(), index.keys[:, rows].float(),
+                                                 dim=-1).min() > .999
 
 def test_killed_at_any_moment(new_cache, full, start, corpus, model):
     "Whatever a kill leaves, the final name stands for nothing half-built"
@@ -54,7 +59,8 @@ def test_killed_at_any_moment(new_cache, full, start, corpus, model):
         process = start(BUILD, 3)
         wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
         time.sleep(delay)
-        process.kill(); process.wait()
+        process.kill()
+        process.wait()
         for path in (new_cache/'keys').iterdir():
             if path.is_dir() and not path.name.endswith('.partial'): assert (path/'manifest.json').exists()
     corpus_index(corpus, model, length=3, quiet=True).verify()
@@ -66,7 +72,8 @@ def partial(new_cache, corpus, model):
     index = corpus_index(corpus, model, length=1, quiet=True)
     partial = index.path.with_name(index.path.name + '.partial')
     index.path.rename(partial)
-    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=40, done=1)), encoding='utf-8')
+    (partial/'progress.json').write_text(json.dumps(dict(identity=index.identity, chunk=40, done=1)),
+                                         encoding='utf-8')
     return partial, index.identity
 
 def test_a_truncated_partial_build_is_not_taken_up(partial):
@@ -75,11 +82,13 @@ def test_a_truncated_partial_build_is_not_taken_up(partial):
     os.truncate(partial/'keys.bfloat16', 1000)
     assert chunks_done(partial, identity) == (None, 0) and not partial.exists()
 
-DAMAGE = {'emptied': b'', 'zeroed': bytes(300), 'cut': b'{"chunk": 10', 'a list': b'[1, 2]', 'a number': b'7', 'no text': b'\xff\xfe\xfa',
+DAMAGE = {'emptied': b'', 'zeroed': bytes(300), 'cut': b'{"chunk": 10', 'a list': b'[1, 2]', 'a number': b'7',
+          'no text': b'\xff\xfe\xfa',
           'deep': b'['*100_000, 'no fields': b'{}', 'huge': b'{"chunk": ' + b'9'*10_000 + b'}'}
 
 @pytest.mark.parametrize('damage', [*DAMAGE.values(), *(dict(chunk=c, done=d) for c, d in
-    [(0, 1), (-1, 1), (40, 0), (40, 3), (40, 10**30), (10**30, 2), (40, True), (40, 1.), ('40', 1), (None, 1)])], ids=repr)
+    [(0, 1), (-1, 1), (40, 0), (40, 3), (40, 10**30), (10**30, 2), (40, True), (40, 1.), ('40', 1),
+     (None, 1)])], ids=repr)
 def test_progress_that_is_damaged_is_not_believed(partial, damage):
     partial, identity = partial
     damage = json.dumps(dict(identity=identity) | damage).encode() if isinstance(damage, dict) else damage
@@ -111,8 +120,11 @@ def test_a_truncated_index_is_built_again(new_cache, capsys, corpus, model):
     assert "What comes after 'to'?" in out and 'bytes, not' in err and 'building it again' in err
     corpus_index(corpus, model, length=2, quiet=True).verify()
 
-@pytest.mark.parametrize('damage', [lambda p: (p/'manifest.json').unlink(), lambda p: (p/'manifest.json').write_text('{"format', encoding='utf-8'),
-                                    lambda p: (p/'keys.bfloat16').unlink(), lambda p: (p/'keys.bfloat16').write_bytes(b'')],
+@pytest.mark.parametrize('damage',
+                         [lambda p: (p/'manifest.json').unlink(),
+                          lambda p: (p/'manifest.json').write_text('{"format', encoding='utf-8'),
+                                    lambda p: (p/'keys.bfloat16').unlink(),
+                                    lambda p: (p/'keys.bfloat16').write_bytes(b'')],
                          ids=['no manifest', 'half a manifest', 'no numbers', 'no bytes'])
 def test_a_half_built_index_is_not_believed(new_cache, corpus, model, damage):
     index = corpus_index(corpus, model, length=1, quiet=True)
@@ -122,35 +134,48 @@ def test_a_half_built_index_is_not_believed(new_cache, corpus, model, damage):
 
 def test_a_changed_number_is_found_by_the_checksum(new_cache, corpus, model):
     index = corpus_index(corpus, model, length=1, quiet=True)
-    with open(index.path/'keys.bfloat16', 'r+b') as f: f.seek(4321); f.write(b'\x7f')
-    with pytest.raises(BadIndex, match='checksum'): KeyIndex(index.path, index.identity, index.strings, model).verify()
+    with open(index.path/'keys.bfloat16', 'r+b') as f:
+        f.seek(4321)
+        f.write(b'\x7f')
+    with pytest.raises(BadIndex, match='checksum'):
+        KeyIndex(index.path, index.identity, index.strings, model).verify()
 
 def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, model):
     other = load_model()
-    for p in other.parameters(): p.data += .02*torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    for p in other.parameters():
+        p.data += .02*torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     save_model(other, tmp_path/'other.safetensors', model.metadata, model.tokenizer.chars)
     other = load_model(tmp_path/'other.safetensors')
     theirs, ours = (corpus_index(corpus, m, length=1, quiet=True) for m in (other, model))
     shutil.rmtree(ours.path)
     shutil.copytree(theirs.path, ours.path)
-    with pytest.raises(BadIndex, match='weights_sha256'): KeyIndex(ours.path, ours.identity, ours.strings, model)
+    with pytest.raises(BadIndex, match='weights_sha256'):
+        KeyIndex(ours.path, ours.identity, ours.strings, model)
     manifest = json.loads((ours.path/'manifest.json').read_text(encoding='utf-8'))
-    with pytest.raises(UserError, match='belongs to another index'): corpus_index(corpus, model, length=1, quiet=True)
-    (ours.path/'manifest.json').write_text(json.dumps(ours.identity | dict(sha256=manifest['sha256'])), encoding='utf-8') # even with a manifest that lies
-    with pytest.raises(BadIndex, match='not those of this model'): KeyIndex(ours.path, ours.identity, ours.strings, model)
-    with pytest.raises(UserError, match='is whole, and yet .* move it away'): corpus_index(corpus, model, length=1, quiet=True)
-    assert (ours.path/'keys.bfloat16').read_bytes() == (theirs.path/'keys.bfloat16').read_bytes() # nothing sound was removed
+    with pytest.raises(UserError, match='belongs to another index'):
+        corpus_index(corpus, model, length=1, quiet=True)
+    # even with a manifest that lies
+    (ours.path/'manifest.json').write_text(json.dumps(ours.identity | dict(sha256=manifest['sha256'])),
+                                           encoding='utf-8')
+    with pytest.raises(BadIndex, match='not those of this model'):
+        KeyIndex(ours.path, ours.identity, ours.strings, model)
+    with pytest.raises(UserError, match='is whole, and yet .* move it away'):
+        corpus_index(corpus, model, length=1, quiet=True)
+    # nothing sound was removed
+    assert (ours.path/'keys.bfloat16').read_bytes() == (theirs.path/'keys.bfloat16').read_bytes()
     shutil.rmtree(ours.path)
     corpus_index(corpus, model, length=1, quiet=True).verify()
 
 def test_an_index_of_another_corpus_is_not_read(new_cache, corpus, model):
     index = corpus_index(corpus, model, length=1, quiet=True)
-    with pytest.raises(BadIndex, match='corpus_sha256'): KeyIndex(index.path, index.identity | dict(corpus_sha256='f'*64), index.strings, model)
+    with pytest.raises(BadIndex, match='corpus_sha256'):
+        KeyIndex(index.path, index.identity | dict(corpus_sha256='f'*64), index.strings, model)
 
 def test_what_a_dead_build_left_is_reclaimed(new_cache, full, start, corpus, model):
     process = start(BUILD, 3)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/keys.bfloat16')), process)
-    process.kill(); process.wait()
+    process.kill()
+    process.wait()
     index = corpus_index(corpus, model, length=1, quiet=True)
     assert folders(new_cache) == [index.path.name]
 
@@ -168,7 +193,8 @@ def limit_files(n_bytes):
 
 @pytest.mark.posix
 def test_a_disk_that_fills_up_while_building(new_cache, full, start):
-    process = start('from shakespeare_ffn.explain import main; main()', 'tho', preexec_fn=lambda: limit_files(2_000_000))
+    process = start('from shakespeare_ffn.explain import main; main()', 'tho',
+                    preexec_fn=lambda: limit_files(2_000_000))
     out, err = process.communicate(timeout=100)
     assert (process.returncode, out) == (2, '') and 'Traceback' not in err
     assert 'ffn_explain: cannot write the index' in err.splitlines()[-1] and 'make room' in err
@@ -178,7 +204,9 @@ def test_a_disk_that_fills_up_while_building(new_cache, full, start):
 def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsys):
     small = tmp_path/'small'
     small.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small], capture_output=True).returncode: pytest.skip('may not mount')
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small],
+                      capture_output=True).returncode:
+        pytest.skip('may not mount')
     try:
         monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(small))
         (small/'tinyshakespeare.txt').write_bytes((new_cache/'tinyshakespeare.txt').read_bytes())
@@ -186,19 +214,23 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
         out, err = capsys.readouterr()
         assert (ended.value.code, out) == (2, '') and 'make room' in err and err.count('\n') == 1, err
         assert [p for p in (small/'keys').iterdir() if p.is_dir()] == []
-        monkeypatch.setattr(corpus_keys, 'check_room', lambda folder, n: None) # the disk fills up after the check
-        with pytest.raises(UserError, match='No space left on device; make room'): corpus_index(corpus, model, length=2, quiet=True)
+        # the disk fills up after the check
+        monkeypatch.setattr(corpus_keys, 'check_room', lambda folder, n: None)
+        with pytest.raises(UserError, match='No space left on device; make room'):
+            corpus_index(corpus, model, length=2, quiet=True)
         assert [p for p in (small/'keys').iterdir() if p.is_dir()] == []
     finally: subprocess.run(['umount', small], check=True)
 
 @pytest.mark.posix
 @pytest.mark.parametrize('kind', ['a file', 'closed'])
 def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsys, corpus, kind):
-    (tmp_path/'text').write_text(corpus.text, encoding='utf-8'); monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
+    (tmp_path/'text').write_text(corpus.text, encoding='utf-8')
+    monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', str(tmp_path/'text'))
     place = tmp_path/'place'
     if kind == 'a file': place.write_text('', encoding='utf-8')
     else: place.mkdir(mode=0o500)
-    if kind == 'closed' and os.access(place, os.W_OK): place = Path('/proc/closed') # for root no folder is closed, but this one is
+    if kind == 'closed' and os.access(place, os.W_OK):
+        place = Path('/proc/closed') # for root no folder is closed, but this one is
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(place))
     with pytest.raises(SystemExit) as ended: main(['to'])
     out, err = capsys.readouterr()
@@ -206,8 +238,10 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
 
 @pytest.mark.posix
 def test_interrupted_by_hand(new_cache, full, start):
-    heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)' # a shell's background jobs, tests among them, ignore it
-    process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a') # takes long enough to be caught in the middle
+    # a shell's background jobs, tests among them, ignore it
+    heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
+    # takes long enough to be caught in the middle
+    process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a')
     wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
@@ -222,7 +256,8 @@ def test_a_sound_index_is_used_whatever_its_arithmetic(new_cache, corpus, model,
     old = corpus_index(corpus, model, 1, there, quiet=True)
     assert corpus_index(corpus, model, 1, quiet=True).path == old.path
     new = corpus_index(corpus, model, 1, fast, quiet=True) # asked for by name, it is built
-    assert (new.identity['arithmetic'], corpus_index(corpus, model, 1, quiet=True).path) == (fast, new.path) # and preferred from then on
+    # and preferred from then on
+    assert (new.identity['arithmetic'], corpus_index(corpus, model, 1, quiet=True).path) == (fast, new.path)
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', there)
     monkeypatch.setattr(corpus_keys, 'fast_arithmetic', lambda device: there)
     assert corpus_index(corpus, model, 1, quiet=True).path == old.path
@@ -321,24 +356,31 @@ def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
         monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', folder)
         path = corpus_keys.index_path(corpus_keys.identities(corpus, model, 1, 'float32')[0])
         partial = path.with_name(path.name + '.partial')
-        partial.mkdir(parents=True); (partial/'keys.bfloat16').write_text('theirs', encoding='utf-8')
+        partial.mkdir(parents=True)
+        (partial/'keys.bfloat16').write_text('theirs', encoding='utf-8')
         os.chmod(path.parent, 0o777)
         os.seteuid(65534)
         try:
-            with pytest.raises(UserError, match=r'\.partial is what a dead build left.*remove it, or set SHAKESPEARE_FFN_CACHE'):
+            told = r'\.partial is what a dead build left.*remove it, or set SHAKESPEARE_FFN_CACHE'
+            with pytest.raises(UserError, match=told):
                 corpus_index(corpus, model, 1, 'float32', quiet=True)
         finally: os.seteuid(0)
         assert (partial/'keys.bfloat16').read_text(encoding='utf-8') == 'theirs'
 
 def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, corpus, model, monkeypatch):
     events, sync, write, replace = [], corpus_keys.RowFile.sync, corpus_keys.write_atomically, Path.replace
-    monkeypatch.setattr(corpus_keys.RowFile, 'write', lambda self, place, found, f=corpus_keys.RowFile.write: events.append('rows') or f(self, place, found))
+    monkeypatch.setattr(corpus_keys.RowFile, 'write', lambda self, place, found,
+                        f=corpus_keys.RowFile.write: events.append('rows') or f(self, place, found))
     monkeypatch.setattr(corpus_keys.RowFile, 'sync', lambda self: events.append('sync') or sync(self))
-    monkeypatch.setattr(corpus_keys, 'write_atomically', lambda path, content: events.append(path.name) or write(path, content))
-    monkeypatch.setattr(Path, 'replace', lambda self, target: events.append('renamed' if self.is_dir() else 'file') or replace(self, target))
+    monkeypatch.setattr(corpus_keys, 'write_atomically',
+                        lambda path, content: events.append(path.name) or write(path, content))
+    monkeypatch.setattr(Path, 'replace',
+                        lambda self, target: events.append('renamed' if self.is_dir() else 'file')
+                        or replace(self, target))
     corpus_index(corpus, model, 1, quiet=True)
     order = [e for e in events if e in ('rows', 'sync', 'manifest.json', 'renamed')]
-    assert order[-3:] == ['sync', 'manifest.json', 'renamed'] and 'rows' not in order[order.index('sync'):], events
+    assert order[-3:] == ['sync', 'manifest.json',
+                          'renamed'] and 'rows' not in order[order.index('sync'):], events
 
 def test_a_disk_that_fills_up_in_the_middle_loses_nothing(new_cache, corpus, model, monkeypatch):
     monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
@@ -351,7 +393,8 @@ def test_a_disk_that_fills_up_in_the_middle_loses_nothing(new_cache, corpus, mod
     with pytest.raises(UserError, match='No space'): corpus_index(corpus, model, 2, quiet=True)
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(corpus_keys, 'write_atomically', write)
-    monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
+    monkeypatch.setattr(TrieForward, '__call__',
+                        lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
     index = corpus_index(corpus, model, 2, quiet=True)
     index.verify()
     assert sum(computed) < len(index) # the first chunk was not computed again

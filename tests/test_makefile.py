@@ -5,8 +5,10 @@ import pytest
 
 pytestmark = pytest.mark.skipif(os.name != 'posix' or not shutil.which('make'), reason='there is no make')
 ROOT = Path(__file__).resolve().parents[1]
-PROMPTS = ['And only l', "o'er the l", 'say "no', """both ' and " here""", ' she may l', '  \t two blanks', 'trailing  ', '   ', '',
-           '--top', '-h', '$HOME $(shell echo x) $$ `id`', r"KING:\nO, my", r"\\nu and \alpha \\\\", 'ends in \\', 'a#b;c&d|e>f*', 'a=b PROMPT=c', 'two\nlines']
+PROMPTS = ['And only l', "o'er the l", 'say "no', """both ' and " here""", ' she may l', '  \t two blanks',
+           'trailing  ', '   ', '',
+           '--top', '-h', '$HOME $(shell echo x) $$ `id`', r"KING:\nO, my", r"\\nu and \alpha \\\\",
+           'ends in \\', 'a#b;c&d|e>f*', 'a=b PROMPT=c', 'two\nlines']
 
 @pytest.fixture(scope='module')
 def venv(tmp_path_factory):
@@ -22,7 +24,8 @@ def venv(tmp_path_factory):
 
 def make(venv, *args):
     env = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS', 'PROMPT'))}
-    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True,
+                          encoding='utf-8')
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip('\n')
 
@@ -32,13 +35,17 @@ def test_prompt_arrives_whole(venv, prompt):
 
 def test_default_prompt_and_further_options(venv):
     assert make(venv, 'explain') == ascii(['--', 'And only l'])
-    assert make(venv, 'explain', 'ARGS=--top 3 --json', 'PROMPT= she may l') == ascii(['--top', '3', '--json', '--', ' she may l'])
+    assert make(venv, 'explain', 'ARGS=--top 3 --json',
+                'PROMPT= she may l') == ascii(['--top', '3', '--json', '--', ' she may l'])
 
 def test_a_pip_too_old_is_replaced_first(tmp_path):
     "pip 21.2, which some Pythons bring, cannot install a checkout for development"
-    (tmp_path/'bin').mkdir(); (tmp_path/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
+    (tmp_path/'bin').mkdir()
+    (tmp_path/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
     stub = tmp_path/'bin'/'python'
-    stub.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n', encoding='utf-8'); stub.chmod(0o755)
+    stub.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n', encoding='utf-8')
+    stub.chmod(0o755)
     make(tmp_path, f'{tmp_path}/dev.ok')
-    first, then = [line for line in (tmp_path/'asked').read_text(encoding='utf-8').splitlines() if '-m pip install' in line]
+    first, then = [line for line in (tmp_path/'asked').read_text(encoding='utf-8').splitlines()
+                   if '-m pip install' in line]
     assert first.endswith(' pip>=21.3') and '-e .[dev]' in then

@@ -1,4 +1,4 @@
-"What a committed notebook promises its reader: short cells, whole outputs of a full run, nothing of the machine it ran on."
+"What a committed notebook promises its reader: short cells, outputs of a full run, nothing of the machine."
 import ast, re
 from pathlib import Path
 import nbformat, pytest
@@ -23,7 +23,9 @@ def is_export(cell): return cell.cell_type == 'code' and re.search(r'^#\| *expor
 def output_texts(nb):
     "The text of every output, embedded pictures left out"
     for o in outputs(nb):
-        texts = [o.text] if o.output_type == 'stream' else [v for k, v in o.get('data', {}).items() if k.startswith('text/') or 'svg' in k]
+        texts = [o.text] if o.output_type == 'stream' else [v for k,
+                                                            v in o.get('data', {}).items()
+                                                            if k.startswith('text/') or 'svg' in k]
         yield from (re.sub(r'base64,[\w+/=\s]+', '', t) for t in texts)
 
 def only_imports(cell):
@@ -53,7 +55,8 @@ def test_no_absolute_paths(nb):
     assert [m[0] for t in texts for m in re.finditer(r'(?<![\w.])/(?:work|tmp|root|home)\b.{,60}', t)] == []
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
-def test_stored_as_jupyter_does(path): # a line of a cell on a line of its own, or a change of one word is a change of the cell
+# a line of a cell on a line of its own, or a change of one word is a change of the cell
+def test_stored_as_jupyter_does(path):
     text = path.read_text(encoding='utf-8')
     assert text == nbformat.writes(nbformat.reads(text, as_version=4)) + '\n'
 
@@ -66,7 +69,8 @@ def test_ran_in_order(nb):
 def test_title_and_summary_stand_alone(nb):
     "the site drops whatever else the first cell holds"
     first, introduction = nb.cells[:2]
-    assert first.cell_type == introduction.cell_type == 'markdown' and re.fullmatch(r'# .+\n\n> .+', first.source)
+    assert first.cell_type == introduction.cell_type == 'markdown'
+    assert re.fullmatch(r'# .+\n\n> .+', first.source)
     assert not introduction.source.startswith('#')
 
 @each_numbered
@@ -76,7 +80,8 @@ def test_exports_show_their_source(nb):
 @each_numbered
 def test_imports_stand_in_cells_of_their_own(nb):
     "building the site runs every cell with an import"
-    def imports(cell): return not cell.source.startswith('#| hide') and re.search(r'^(import|from) ', cell.source, re.M)
+    def imports(cell):
+        return not cell.source.startswith('#| hide') and re.search(r'^(import|from) ', cell.source, re.M)
     assert [c.source for c in code_cells(nb) if imports(c) and not only_imports(c)] == []
 
 @each_numbered
@@ -91,13 +96,16 @@ def stamps(text): return set(re.findall(r'scale: \w+, weights: \w+', text))
 @pytest.fixture(scope='module')
 def full_run():
     "What a full run with the shipped weights prints"
-    with safe_open(WEIGHTS, 'np') as f: return {f"scale: full, weights: {f.metadata()['weights_sha256'][:12]}"}
+    with safe_open(WEIGHTS, 'np') as f:
+        return {f"scale: full, weights: {f.metadata()['weights_sha256'][:12]}"}
 
 @each
 def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb, full_run):
     assert stamps('\n'.join(output_texts(nb))) == full_run
 
-@pytest.mark.parametrize('path', [*sorted((ROOT/'results').glob('*.md')), *sorted((ROOT/'results').glob('*.json'))], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path',
+                         [*sorted((ROOT/'results').glob('*.md')), *sorted((ROOT/'results').glob('*.json'))],
+                         ids=lambda p: p.stem)
 def test_results_are_of_a_full_run_with_the_shipped_weights(path, full_run):
     assert stamps(path.read_text(encoding='utf-8')) == full_run
 
@@ -109,7 +117,8 @@ def test_every_benchmark_has_its_result():
 def made() -> dict:
     "Module → the notebook that it is made from."
     default = re.compile(r'#\| default_exp (\w+)')
-    return {m[1]: p.stem for p in NUMBERED for c in nbformat.read(p, as_version=4).cells if (m := default.match(c.source))}
+    return {m[1]: p.stem for p in NUMBERED for c in nbformat.read(p, as_version=4).cells
+            if (m := default.match(c.source))}
 
 @pytest.mark.parametrize('path', NUMBERED, ids=lambda p: p.stem)
 def test_nothing_depends_on_a_later_notebook(path, made):

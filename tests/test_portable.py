@@ -1,15 +1,21 @@
-"Nothing in the package, its tools and its benchmarks is for one operating system alone, unless it is guarded."
+"Nothing in package, tools and benchmarks is for one operating system alone, unless it is guarded."
 import ast, os, re, subprocess
 from pathlib import Path, PurePosixPath
 import pytest, torch
 from shakespeare_ffn import core
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = sorted(p for folder in ('shakespeare_ffn', 'tools', 'benchmarks') for p in (ROOT/folder).glob('*.py'))
+SOURCES = sorted(p for folder in ('shakespeare_ffn', 'tools', 'benchmarks')
+                 for p in (ROOT/folder).glob('*.py'))
 
-MODULES = {'fcntl', 'grp', 'pwd', 'pty', 'resource', 'syslog', 'termios', 'tty', 'posix', 'msvcrt', 'winreg', 'curses', 'readline'}
-OS_ONLY = set('posix_fallocate posix_fadvise fork forkpty getuid geteuid getgid setuid setsid setpgid killpg getpgid getloadavg sched_getaffinity sched_setaffinity '
-              'mkfifo mknod chroot chown lchown nice sync statvfs fstatvfs wait waitpid wait4 uname getpriority setpriority pread pwrite sendfile O_DIRECT O_DIRECTORY O_NOFOLLOW'.split())
+MODULES = {'fcntl', 'grp', 'pwd', 'pty', 'resource', 'syslog', 'termios', 'tty', 'posix', 'msvcrt', 'winreg',
+           'curses', 'readline'}
+OS_ONLY = set('''
+posix_fallocate posix_fadvise fork forkpty getuid geteuid getgid setuid setsid setpgid killpg
+getpgid getloadavg sched_getaffinity sched_setaffinity mkfifo mknod chroot chown lchown nice sync
+statvfs fstatvfs wait waitpid wait4 uname getpriority setpriority pread pwrite sendfile O_DIRECT
+O_DIRECTORY O_NOFOLLOW
+'''.split())
 SIGNALS = {f'SIG{s}' for s in 'KILL HUP USR1 USR2 ALRM CHLD CONT PIPE QUIT STOP TSTP WINCH XCPU XFSZ'.split()}
 PLACES = re.compile(r'^/(proc|tmp|dev|sys|etc|home|usr|var)(/|$)')
 BY_TEXT = {'read_text': 1, 'write_text': 2} # their encoding's position among the arguments, from 1
@@ -18,14 +24,15 @@ def dotted(node) -> str:
     if isinstance(node, ast.Attribute): return f'{dotted(node.value)}.{node.attr}'
     return node.id if isinstance(node, ast.Name) else ''
 
-def has_encoding(call, position): return len(call.args) >= position or any(k.arg in ('encoding', None) for k in call.keywords)
+def has_encoding(call, position):
+    return len(call.args) >= position or any(k.arg in ('encoding', None) for k in call.keywords)
 
 def binary(call, position): # the mode of an open
     modes = [*call.args[position:position+1], *(k.value for k in call.keywords if k.arg == 'mode')]
     return any('b' in str(getattr(m, 'value', '')) for m in modes)
 
 class Lint(ast.NodeVisitor):
-    "Collects what is not portable; what stands in a `try`, or under an `if` that asks for the system or the thing itself, is guarded."
+    "Collects what is not portable and not guarded, by a `try` or an `if` about the system or the thing."
     def __init__(self): self.found, self.guards = [], 0
     def say(self, node, what): self.found.append((node.lineno, what))
 
@@ -39,7 +46,8 @@ class Lint(ast.NodeVisitor):
         for n in [*node.handlers, *node.orelse, *node.finalbody]: self.visit(n)
 
     def visit_If(self, node):
-        asks = re.search(r'hasattr|os\.name|sys\.platform|platform\.system|exists\(|is_available', ast.unparse(node.test))
+        asks = re.search(r'hasattr|os\.name|sys\.platform|platform\.system|exists\(|is_available',
+                         ast.unparse(node.test))
         self.visit(node.test)
         for n in node.body: self.guarded([n]) if asks else self.visit(n)
         for n in node.orelse: self.visit(n)
@@ -57,7 +65,9 @@ class Lint(ast.NodeVisitor):
 
     def visit_Attribute(self, node):
         name = dotted(node)
-        if not self.guards and (name.startswith('os.') and node.attr in OS_ONLY or name.startswith('signal.') and node.attr in SIGNALS): self.say(node, name)
+        if not self.guards and (name.startswith('os.') and node.attr in OS_ONLY
+                                or name.startswith('signal.') and node.attr in SIGNALS):
+            self.say(node, name)
         self.generic_visit(node)
 
     def visit_Constant(self, node):
@@ -68,11 +78,17 @@ class Lint(ast.NodeVisitor):
     def visit_Call(self, node):
         name = dotted(node.func)
         last = name.split('.')[-1] if name else getattr(node.func, 'attr', '')
-        if last in BY_TEXT and not has_encoding(node, BY_TEXT[last]): self.say(node, f'{last} without encoding')
-        if name == 'open' and not binary(node, 1) and not has_encoding(node, 4): self.say(node, 'open without encoding')
-        if last in ('NamedTemporaryFile', 'TemporaryFile') and any('w' in str(getattr(k.value, 'value', '')) and not binary(node, 0) for k in node.keywords if k.arg == 'mode') \
+        if last in BY_TEXT and not has_encoding(node, BY_TEXT[last]):
+            self.say(node, f'{last} without encoding')
+        if name == 'open' and not binary(node, 1) and not has_encoding(node, 4):
+            self.say(node, 'open without encoding')
+        if last in ('NamedTemporaryFile',
+                    'TemporaryFile') and any('w' in str(getattr(k.value, 'value', ''))
+                                             and not binary(node, 0) for k in node.keywords
+                                             if k.arg == 'mode') \
            and not has_encoding(node, 9): self.say(node, f'{last} without encoding')
-        if any(k.arg == 'shell' and getattr(k.value, 'value', True) for k in node.keywords): self.say(node, 'shell=True')
+        if any(k.arg == 'shell' and getattr(k.value, 'value', True) for k in node.keywords):
+            self.say(node, 'shell=True')
         if any(k.arg in ('preexec_fn', 'pass_fds') for k in node.keywords): self.say(node, 'preexec_fn')
         if name in ('os.system', 'os.popen'): self.say(node, name)
         self.generic_visit(node)
@@ -85,12 +101,18 @@ def not_portable(source: str) -> list:
 @pytest.mark.parametrize('path', SOURCES, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_nothing_for_one_system_alone(path): assert not_portable(path.read_text(encoding='utf-8')) == []
 
-WRONG = ['import resource', 'from pwd import getpwuid', 'import os; os.sync()', 'import signal; signal.SIGKILL', "open('x')", "open('x', 'w')", "p.read_text()", "p.write_text(text)",
-         "(folder/'x').read_text()", "Path('/tmp/x')", "Path(f'/proc/{pid}/status')", "get_context('fork')", "run('ls', shell=True)", 'run(x, preexec_fn=f)', "os.system('ls')",
+WRONG = ['import resource', 'from pwd import getpwuid', 'import os; os.sync()',
+         'import signal; signal.SIGKILL', "open('x')", "open('x', 'w')", "p.read_text()",
+         "p.write_text(text)",
+         "(folder/'x').read_text()", "Path('/tmp/x')", "Path(f'/proc/{pid}/status')", "get_context('fork')",
+         "run('ls', shell=True)", 'run(x, preexec_fn=f)', "os.system('ls')",
          'try: pass\nexcept OSError: os.fork()', 'if x: os.fork()']
-RIGHT = ['try: import resource\nexcept ImportError: resource = None', "if os.name == 'posix': os.sync()", "if hasattr(os, 'sync'): os.sync()", 'with suppress(AttributeError): os.sync()',
-         "open('x', 'rb')", "open('x', encoding='utf-8')", "open('x', 'w', encoding='utf-8')", "p.read_text(encoding='utf-8')", "p.read_text('utf-8')", "p.write_text(text, encoding='utf-8')",
-         "try: x = Path('/proc/cpuinfo').read_bytes()\nexcept OSError: x = b''", "get_context('spawn')", "run(['ls'], shell=False)"]
+RIGHT = ['try: import resource\nexcept ImportError: resource = None', "if os.name == 'posix': os.sync()",
+         "if hasattr(os, 'sync'): os.sync()", 'with suppress(AttributeError): os.sync()',
+         "open('x', 'rb')", "open('x', encoding='utf-8')", "open('x', 'w', encoding='utf-8')",
+         "p.read_text(encoding='utf-8')", "p.read_text('utf-8')", "p.write_text(text, encoding='utf-8')",
+         "try: x = Path('/proc/cpuinfo').read_bytes()\nexcept OSError: x = b''", "get_context('spawn')",
+         "run(['ls'], shell=False)"]
 
 def test_the_lint_finds_what_it_should():
     assert [s for s in WRONG if not not_portable(s)] == [] and [s for s in RIGHT if not_portable(s)] == []
@@ -99,17 +121,20 @@ def files() -> list:
     "Names of all files of the repository."
     done = subprocess.run(['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True)
     if done.returncode == 0: return [n for n in done.stdout.decode().split('\0') if n]
-    return [p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*') if p.is_file() and not p.relative_to(ROOT).parts[0].startswith(('.', '_'))]
+    return [p.relative_to(ROOT).as_posix() for p in ROOT.rglob('*') if p.is_file()
+            and not p.relative_to(ROOT).parts[0].startswith(('.', '_'))]
 
 RESERVED = re.compile(r'(?i)^(con|prn|aux|nul|com\d|lpt\d)(\..*)?$')
 
 def bad_name(name: str) -> bool:
     "Would Windows refuse a part of this path?"
-    return any(re.search(r'[<>:"\\|?*\x00-\x1f]', part) or part.endswith(('.', ' ')) or RESERVED.match(part) for part in PurePosixPath(name).parts)
+    return any(re.search(r'[<>:"\\|?*\x00-\x1f]', part) or part.endswith(('.', ' ')) or RESERVED.match(part)
+               for part in PurePosixPath(name).parts)
 
 def test_names_of_files():
     names = files()
-    assert names and [n for n in names if bad_name(n) or len(n) > 120] == [] and len({n.lower() for n in names}) == len(names)
+    assert names and [n for n in names if bad_name(n)
+                      or len(n) > 120] == [] and len({n.lower() for n in names}) == len(names)
 
 def test_names_of_what_the_cache_keeps(corpus, model, new_cache):
     from shakespeare_ffn.corpus_keys import identity, index_path
@@ -118,7 +143,9 @@ def test_names_of_what_the_cache_keeps(corpus, model, new_cache):
     from shakespeare_ffn.training import default_output
     path = index_path(identity(corpus, model, 10, 'float32', 5))
     index = type('Index', (), dict(path=path))
-    kept = [path, path.with_name(path.name + '.lock'), *(counts_file(index, 200, 5, t) for t in (-1., 1e-7, .1 + .2)), approximation_file(model), default_output(corpus, 'fast', 2**63-1)]
+    kept = [path, path.with_name(path.name + '.lock'),
+            *(counts_file(index, 200, 5, t) for t in (-1., 1e-7, .1 + .2)), approximation_file(model),
+            default_output(corpus, 'fast', 2**63-1)]
     kept += [stage_file(model, 0, [1, 64], 100, 30, spread) for spread in (1., .5, 1e-6)]
     names = [p.relative_to(core.cache_dir()).as_posix() for p in kept]
     assert [n for n in names if bad_name(n)] == [] and len({n.lower() for n in names}) == len(names)

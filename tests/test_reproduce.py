@@ -1,4 +1,4 @@
-"""`make reproduce`: it goes on where it stopped, runs what has changed, and what it gathers is what the notebooks say.
+"""`make reproduce`: it goes on where it stopped, and what it gathers is what the notebooks say.
 With `--check` it compares what comes out with what is committed, and writes nothing."""
 import importlib.util, json
 from pathlib import Path
@@ -22,25 +22,32 @@ def project(tool, tmp_path, new_cache, monkeypatch):
     "A project of two notebooks and an index, each of which counts how often it ran."
     monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'smoke') # put back afterwards
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'float32')
-    for name, path in dict(ROOT=tmp_path, PACKAGE=tmp_path/'package').items(): monkeypatch.setattr(tool, name, path)
-    (tmp_path/'package').mkdir(); (tmp_path/'results').mkdir()
+    for name, path in dict(ROOT=tmp_path, PACKAGE=tmp_path/'package').items():
+        monkeypatch.setattr(tool, name, path)
+    (tmp_path/'package').mkdir()
+    (tmp_path/'results').mkdir()
     for number, module in ('00', 'data'), ('01', 'model'):
-        (tmp_path/'package'/f'{module}.py').write_text(f'# File to edit: ../nbs/{number}_{module}.ipynb.\n', encoding='utf-8')
-        write(tmp_path/'nbs'/f'{number}_{module}.ipynb', f"print(1, file=open('ran_{module}', 'a'))", 'print(\'summary: {"name": "x", "ours": 1, "article": 2}\')')
+        (tmp_path/'package'/f'{module}.py').write_text(f'# File to edit: ../nbs/{number}_{module}.ipynb.\n',
+                                                       encoding='utf-8')
+        write(tmp_path/'nbs'/f'{number}_{module}.ipynb', f"print(1, file=open('ran_{module}', 'a'))",
+              'print(\'summary: {"name": "x", "ours": 1, "article": 2}\')')
     write(tmp_path/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))")
     return tmp_path
 
-def ran(project): return {p.name[4:]: len(p.read_text(encoding='utf-8').split()) for p in (project/'nbs').glob('ran_*')}
+def ran(project):
+    return {p.name[4:]: len(p.read_text(encoding='utf-8').split()) for p in (project/'nbs').glob('ran_*')}
 
 def test_what_is_done_is_not_run_again(tool, project):
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
     found = json.loads((project/'results'/'summary.json').read_text(encoding='utf-8'))
-    assert [row['notebook'] for row in found['rows']] == ['00_data', '01_model'] and found['rows'][0]['article'] == 2
+    assert [row['notebook'] for row in found['rows']] == ['00_data',
+                                                          '01_model'] and found['rows'][0]['article'] == 2
     assert set(found['seconds']) == {'00_data', '01_model', 'index'}
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
-    (project/'package'/'model.py').write_text('# File to edit: ../nbs/01_model.ipynb.\nx = 1\n', encoding='utf-8')
+    (project/'package'/'model.py').write_text('# File to edit: ../nbs/01_model.ipynb.\nx = 1\n',
+                                              encoding='utf-8')
     tool.reproduce([]) # only what stands on it
     assert ran(project) == dict(data=1, model=2, index=2)
     tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
@@ -57,16 +64,19 @@ def test_a_new_alternate_concerns_only_those_that_read_it(tool, project):
     assert ran(project) == dict(data=1, model=2, index=2) # no figure that the index shows is another
 
 def test_what_shows_figures_runs_again_when_they_change(tool, project):
-    write(project/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))  # summary.json, benchmarks.json")
+    write(project/'nbs'/'index.ipynb',
+          "print(1, file=open('ran_index', 'a'))  # summary.json, benchmarks.json")
     data = project/'nbs'/'00_data.ipynb'
     tool.reproduce([])
-    write(data, "print(1, file=open('ran_data', 'a'))", 'print(\'summary: {"name": "x", "ours": 3, "article": 2}\')')
+    write(data, "print(1, file=open('ran_data', 'a'))",
+          'print(\'summary: {"name": "x", "ours": 3, "article": 2}\')')
     tool.reproduce([str(data)]) # alone, as if what follows had been stopped
     assert ran(project) == dict(data=2, model=1, index=1)
     tool.reproduce([])
     assert ran(project) == dict(data=2, model=1, index=2)
     (project/'results'/'benchmarks.json').write_text('[]', encoding='utf-8')
-    tool.reproduce([]); tool.reproduce([])
+    tool.reproduce([])
+    tool.reproduce([])
     assert ran(project) == dict(data=2, model=1, index=3)
 
 def test_it_goes_on_after_a_failure(tool, project):
@@ -81,7 +91,8 @@ def test_it_goes_on_after_a_failure(tool, project):
 
 def test_progress_bars_are_left_out(tool, project):
     path = project/'nbs'/'00_data.ipynb'
-    write(path, "import sys\nfrom tqdm.std import tqdm\nfor _ in tqdm(range(3)): pass", "print('said', file=sys.stderr)")
+    write(path, "import sys\nfrom tqdm.std import tqdm\nfor _ in tqdm(range(3)): pass",
+          "print('said', file=sys.stderr)")
     tool.reproduce([str(path)])
     assert [o.text for c in nbformat.read(path, 4).cells for o in c.outputs] == ['said\n']
 
@@ -90,17 +101,21 @@ def test_a_notebook_that_is_none(tool, project):
 
 def test_the_summary_is_what_the_notebooks_say(tool):
     found = json.loads(tool.summary_file(ROOT).read_text(encoding='utf-8'))
-    assert found['rows'] == tool.summary(ROOT) and {row['notebook'] for row in found['rows']} >= {'00_data', '02_training', '07_similar_space'}
+    assert found['rows'] == tool.summary(ROOT)
+    assert {row['notebook'] for row in found['rows']} >= {'00_data', '02_training', '07_similar_space'}
 
 def test_it_computes_in_float32_on_every_machine(tool, project, monkeypatch):
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'bfloat16')
-    write(project/'nbs'/'00_data.ipynb', "import os; print(os.environ['SHAKESPEARE_FFN_ARITHMETIC'], os.environ['SHAKESPEARE_FFN_SCALE'])")
+    write(project/'nbs'/'00_data.ipynb',
+          "import os; print(os.environ['SHAKESPEARE_FFN_ARITHMETIC'], os.environ['SHAKESPEARE_FFN_SCALE'])")
     tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
-    assert [o.text for c in nbformat.read(project/'nbs'/'00_data.ipynb', 4).cells for o in c.outputs] == ['float32 full\n']
+    assert [o.text for c in nbformat.read(project/'nbs'/'00_data.ipynb', 4).cells
+            for o in c.outputs] == ['float32 full\n']
 
 def record(path, **rows):
     "A notebook that records figures and counts how often it ran."
-    said = ''.join(f'print({"summary: " + json.dumps(dict(name=name, ours=ours, article=None))!r})\n' for name, ours in rows.items())
+    said = ''.join(f'print({"summary: " + json.dumps(dict(name=name, ours=ours, article=None))!r})\n'
+                   for name, ours in rows.items())
     write(path, f"print(1, file=open('ran_{path.stem[3:]}', 'a'))", said)
 
 def checked(tool, capsys, *args):
@@ -112,37 +127,47 @@ def checked(tool, capsys, *args):
 def committed(tool, project):
     "Figures of a full run, in the notebooks and in the summary."
     record(project/'nbs'/'00_data.ipynb', n_chars=1000, name='to be')
-    record(project/'nbs'/'01_model.ipynb', distance=.1597, n_similar=661, seconds_it_took=3.2, curve=[1., None, ['a', .5]])
+    record(project/'nbs'/'01_model.ipynb', distance=.1597, n_similar=661, seconds_it_took=3.2,
+           curve=[1., None, ['a', .5]])
     tool.reproduce([])
     return project
 
-def files(project): return {p: p.read_bytes() for p in project.rglob('*') if p.is_file() and project/'cache' not in p.parents}
+def files(project):
+    return {p: p.read_bytes() for p in project.rglob('*') if p.is_file() and project/'cache' not in p.parents}
 
-FOUND = {('00_data', 'n_chars'): 1000, ('00_data', 'name'): 'to be', ('01_model', 'distance'): .1597, ('01_model', 'n_similar'): 661,
+FOUND = {('00_data', 'n_chars'): 1000, ('00_data', 'name'): 'to be', ('01_model', 'distance'): .1597,
+         ('01_model', 'n_similar'): 661,
          ('01_model', 'seconds_it_took'): 3.2, ('01_model', 'curve'): [1., None, ['a', .5]]}
 
 @pytest.mark.parametrize('rows, n_lines, out', [
     (dict(), 0, ''),
     (dict(distance=.1599, n_similar=663, seconds_it_took=90., curve=[1.001, None, ['a', .5]]), 4, ''),
-    (dict(distance=.1697), 1, 'OUT 01_model: distance\n       committed 0.1597\n       here      0.1697\n       tolerance 0.001 or 0.5%'),
+    (dict(distance=.1697), 1,
+     'OUT 01_model: distance\n       committed 0.1597\n       here      0.1697\n'
+     '       tolerance 0.001 or 0.5%'),
     (dict(n_similar=671), 1, 'OUT 01_model: n_similar'),
-    (dict(n_chars=1001), 1, 'OUT 00_data: n_chars\n       committed 1000\n       here      1001\n       tolerance exact'),
+    (dict(n_chars=1001), 1,
+     'OUT 00_data: n_chars\n       committed 1000\n       here      1001\n       tolerance exact'),
     (dict(curve=[1., None, ['b', .5]]), 1, 'OUT 01_model: curve'),
     (dict(curve=[1., ['a', .5]]), 1, 'OUT 01_model: curve'),
     (dict(curve=[1., .3, ['a', .5]]), 1, 'OUT 01_model: curve'),
     (dict(name='not to be'), 1, 'OUT 00_data: name'),
     (dict(another=1), 1, 'OUT 01_model: another\n       committed –\n       here      1'),
     (dict(distance='gone'), 1, 'OUT 01_model: distance\n       committed 0.1597\n       here      –')],
-    ids=['the same', 'in tolerance', 'float', 'count', 'fact of the corpus', 'text in a list', 'shorter list', 'number for none', 'text',
+    ids=['the same', 'in tolerance', 'float', 'count', 'fact of the corpus', 'text in a list', 'shorter list',
+         'number for none', 'text',
          'further row', 'missing row'])
 def test_rows_are_compared(tool, rows, n_lines, out):
-    new = {key: rows.get(key[1], x) for key, x in FOUND.items()} | {('01_model', k): x for k, x in rows.items() if k == 'another'}
-    as_rows = lambda found: [dict(notebook=n, name=name, ours=x, article=None) for (n, name), x in found.items() if x != 'gone']
+    new = {key: rows.get(key[1], x) for key, x in FOUND.items()}
+    new |= {('01_model', k): x for k, x in rows.items() if k == 'another'}
+    as_rows = lambda found: [dict(notebook=n, name=name, ours=x, article=None) for (n, name),
+                             x in found.items() if x != 'gone']
     lines, n_out = tool.compare(as_rows(FOUND), as_rows(new))
     assert (len(lines), n_out) == (n_lines, bool(out)) and out in '\n'.join(lines), lines
 
 def test_stages_that_are_not_in_the_cache_may_be_missing(tool):
-    stage = dict(notebook='12_svd_helpers', name='directions and means that say their token, stage 2, 20 embeddings', ours=[42, 56])
+    stage = dict(notebook='12_svd_helpers',
+                 name='directions and means that say their token, stage 2, 20 embeddings', ours=[42, 56])
     own = dict(notebook='14_approximation_details', name='criterion_own_stage', ours=[2681., None])
     assert tool.compare([stage, own], [own | dict(ours=[2690., 15335.])])[1] == 0
     assert tool.compare([stage, own], [stage | dict(ours=[2, 56]), own | dict(ours=[99., None])])[1] == 2
@@ -162,4 +187,5 @@ def test_a_check_writes_nothing_here_and_goes_on(tool, committed, capsys):
 def test_every_figure_has_a_tolerance_that_it_keeps(tool):
     for row in tool.summary(ROOT):
         assert tool.agrees(row['notebook'], row['name'], row['ours'], row['ours'])[0]
-    assert not tool.agrees('07_similar_space', 'Hellinger distance, fitted on other strings', [.1597, .1207], [.1697, .1207])[0]
+    assert not tool.agrees('07_similar_space', 'Hellinger distance, fitted on other strings', [.1597, .1207],
+                           [.1697, .1207])[0]

@@ -9,12 +9,17 @@ ROOT = Path(__file__).resolve().parents[1]
 def site(tmp_path_factory):
     "The folder that Quarto would be given, made in a copy of the project"
     copy = tmp_path_factory.mktemp('site')/'project'
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '__pycache__'))
+    shutil.copytree(ROOT, copy, symlinks=True,
+                    ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc',
+                                                  '_docs', '__pycache__'))
     quarto = copy/'bin'/'quarto' # nbdev would try to install the real one
-    quarto.parent.mkdir(); quarto.write_text('#!/bin/sh\n', encoding='utf-8'); quarto.chmod(0o755)
+    quarto.parent.mkdir()
+    quarto.write_text('#!/bin/sh\n', encoding='utf-8')
+    quarto.chmod(0o755)
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env['PATH'] = os.pathsep.join([str(quarto.parent), str(Path(sys.executable).parent), env['PATH']])
-    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env, capture_output=True, text=True, encoding='utf-8')
+    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env,
+                          capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0, done.stderr[-3000:]
     return copy/'_proc'
 
@@ -22,26 +27,31 @@ def test_every_notebook_arrives_with_its_pictures(site):
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' in made.parts: continue
         arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
-        pictures = lambda nb: sum('image/png' in o.get('data', {}) for c in nb.cells if c.cell_type == 'code' for o in c.outputs)
+        pictures = lambda nb: sum('image/png' in o.get('data', {}) for c in nb.cells
+                                  if c.cell_type == 'code' for o in c.outputs)
         assert pictures(arrived) == pictures(nbformat.read(made, as_version=4)), made.name
 
 def prose(nb) -> str: return '\n\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
 
 def test_every_page_keeps_its_introduction(site):
-    "nbdev makes front matter of the first cell and drops the rest of it: all that stands before the first heading must arrive"
+    "nbdev drops the first cell but for title and summary: what stands before the first heading must arrive"
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' in made.parts: continue
-        title, summary, *introduction = re.split(r'\n{2,}', prose(nbformat.read(made, as_version=4)).split('\n## ')[0].strip())
+        beginning = prose(nbformat.read(made, as_version=4)).split('\n## ')[0].strip()
+        title, summary, *introduction = re.split(r'\n{2,}', beginning)
         arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
         words = lambda text: re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
         there = ' '.join(words(prose(arrived)))
         assert introduction and [p for p in introduction if ' '.join(words(p)) not in there] == [], made.name
         front = yaml.safe_load(arrived.cells[0].source.split('---')[1])
-        assert (front['title'], words(front['description'])) == (title.removeprefix('# '), words(summary.removeprefix('> '))), made.name
+        assert front['title'] == title.removeprefix('# '), made.name
+        assert words(front['description']) == words(summary.removeprefix('> ')), made.name
 
 def test_nothing_is_executed_by_quarto(site):
     assert yaml.safe_load((site/'_quarto.yml').read_text(encoding='utf-8'))['execute'] == {'enabled': False}
 
 def test_sidebar_names_every_page(site):
     pages = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts}
+    assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix()
+                                                        for p in (ROOT/'nbs').rglob('*.ipynb')
+                                                        if '.ipynb_checkpoints' not in p.parts}

@@ -1,4 +1,4 @@
-"What an answer belongs to: the weights as they are now, in evaluation mode. What the caller has set is neither used nor changed."
+"What an answer belongs to: the weights as they are now. What the caller has set is neither used nor changed."
 import contextlib, copy, json, shutil, threading
 from concurrent.futures import ThreadPoolExecutor
 import pytest, torch
@@ -11,7 +11,8 @@ from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, hooked
 from shakespeare_ffn.learned_embeddings import LearningRun, token_losses
-from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs, save_model, weights_hash
+from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
+from shakespeare_ffn.model import save_model, weights_hash
 
 @contextlib.contextmanager
 def changed(get, set, value):
@@ -27,15 +28,18 @@ STATES = {
     'float64 by default': dtype(torch.float64),
     'float16 by default': dtype(torch.float16),
     'another device by default': lambda: torch.device('meta'),
-    'medium precision': lambda: changed(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, 'medium'),
+    'medium precision': lambda: changed(torch.get_float32_matmul_precision,
+                                        torch.set_float32_matmul_precision, 'medium'),
     'inference mode': torch.inference_mode,
     'no gradients': torch.no_grad,
-    'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode, 2),
+    'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode,
+                                                torch.set_deterministic_debug_mode, 2),
 }
 
 def seen() -> tuple:
     "What the caller has set."
-    return (torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision(), torch.is_autocast_enabled('cpu'),
+    return (torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision(),
+            torch.is_autocast_enabled('cpu'),
             torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_deterministic_debug_mode(),
             bytes(torch.random.default_generator.get_state().numpy()))
 
@@ -50,9 +54,12 @@ def tokens(model): return model.tokenizer.encode('And only l')[None]
 def answers(corpus, model) -> dict:
     "What the package computes, by name: tensors and texts."
     tokens, index = check_prompt('And only l', model), corpus_index(corpus, model, 2, quiet=True)
-    return {'next_char_probs': next_char_probs(model, tokens.numpy()), 'keys': corpus_index(corpus, model, 1, quiet=True).keys,
-            'queries': index.queries(['zq', 'to', 'q$']), 'explain': json.dumps(explain('to', corpus, model, quiet=True).to_dict()),
-            'generate': generate(model, 'T', 5, seed=1), **capture(model, tokens), **dict(load_model().named_parameters())}
+    return {'next_char_probs': next_char_probs(model, tokens.numpy()),
+            'keys': corpus_index(corpus, model, 1, quiet=True).keys,
+            'queries': index.queries(['zq', 'to', 'q$']),
+            'explain': json.dumps(explain('to', corpus, model, quiet=True).to_dict()),
+            'generate': generate(model, 'T', 5, seed=1), **capture(model, tokens),
+            **dict(load_model().named_parameters())}
 
 @pytest.fixture(scope='module')
 def expected(corpus, model): return answers(corpus, model)
@@ -67,7 +74,9 @@ def test_what_the_caller_has_set_is_neither_used_nor_changed(cache, corpus, mode
     assert list(found) == list(expected)
     for name, x in found.items():
         if isinstance(x, str): assert x == expected[name], name
-        else: assert torch.equal(x, expected[name]) and x.dtype == expected[name].dtype and not x.is_inference(), name
+        else:
+            assert torch.equal(x, expected[name]) and x.dtype == expected[name].dtype, name
+            assert not x.is_inference(), name
 
 @pytest.mark.parametrize('state', STATES)
 def test_a_transformer_is_the_same_whatever_the_caller_has_set(state):
@@ -75,11 +84,13 @@ def test_a_transformer_is_the_same_whatever_the_caller_has_set(state):
     expected = Transformer(Config(n_layer=1, n_embed=12, n_head=2)).state_dict()
     torch.manual_seed(0)
     with STATES[state](): found = Transformer(Config(n_layer=1, n_embed=12, n_head=2))
-    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a, b in zip(found.state_dict().values(), expected.values()))
+    assert all(torch.equal(a, b) and a.dtype == torch.float32 for a,
+               b in zip(found.state_dict().values(), expected.values()))
     assert all(p.requires_grad and not p.is_inference() for p in found.parameters())
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(states=st.lists(st.sampled_from(list(STATES)), min_size=2, max_size=5, unique=True), train=st.lists(st.integers(0, 40), max_size=3))
+@given(states=st.lists(st.sampled_from(list(STATES)), min_size=2, max_size=5, unique=True),
+       train=st.lists(st.integers(0, 40), max_size=3))
 def test_any_states_together(corpus, own, expected, states, train):
     for i, m in enumerate(own.modules()): m.training = i in train
     modes = [m.training for m in own.modules()]
@@ -95,10 +106,13 @@ def test_threads_agree_and_leave_everything_as_it_was(new_cache, corpus, own):
     prompts = ['t', 'b', 'o', 'z']
     with STATES['medium precision']():
         before = seen()
-        with ThreadPoolExecutor(4) as pool: found = list(pool.map(lambda p: explain(p, corpus, own, quiet=True), prompts)) # one of them builds
+        with ThreadPoolExecutor(4) as pool:
+            # one of them builds
+            found = list(pool.map(lambda p: explain(p, corpus, own, quiet=True), prompts))
         assert seen() == before
     assert found == [explain(p, corpus, load_model(), quiet=True) for p in prompts]
-    assert all(m.training for m in own.modules()) and len(list((new_cache/'keys').glob('*length1*/manifest.json'))) == 1
+    assert all(m.training
+               for m in own.modules()) and len(list((new_cache/'keys').glob('*length1*/manifest.json'))) == 1
 
 def test_every_thread_is_itself(corpus, model):
     "a state of one thread's own, such as autocast, in a thread that asks"
@@ -107,15 +121,18 @@ def test_every_thread_is_itself(corpus, model):
         with torch.autocast('cpu', torch.bfloat16), torch.device('meta'), torch.inference_mode():
             found.append(explain('to', corpus, model, quiet=True))
     thread = threading.Thread(target=ask)
-    thread.start(); thread.join()
+    thread.start()
+    thread.join()
     assert found == [expected]
 
 # training mode
 
 def test_training_mode_changes_no_answer(corpus, own, tokens):
-    asked = {'next': lambda: next_char_probs(own, tokens), 'capture': lambda: capture(own, tokens)['blocks.5.ffwd'],
+    asked = {'next': lambda: next_char_probs(own, tokens),
+             'capture': lambda: capture(own, tokens)['blocks.5.ffwd'],
              'queries': lambda: corpus_index(corpus, own, 2, quiet=True).queries(['zq']),
-             'losses': lambda: token_losses(LearningRun(own, 0, torch.arange(2), 3, 1, .1, 0).model, torch.ones(2, 3, 384), torch.arange(2), 0)}
+             'losses': lambda: token_losses(LearningRun(own, 0, torch.arange(2), 3, 1, .1, 0).model,
+                                            torch.ones(2, 3, 384), torch.arange(2), 0)}
     expected = {name: f() for name, f in asked.items()}
     own.train()
     for name, f in asked.items(): assert torch.equal(f(), expected[name]), name
@@ -126,7 +143,8 @@ def test_training_mode_changes_no_answer(corpus, own, tokens):
 def test_the_hash_is_the_files(model): assert model.hash == model.metadata['weights_sha256']
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(which=st.integers(0, 80), where=st.integers(0, 2**31), change=st.sampled_from([1e-7, 2**-11, 1., -3.]), raw=st.booleans())
+@given(which=st.integers(0, 80), where=st.integers(0, 2**31), change=st.sampled_from([1e-7, 2**-11, 1., -3.]),
+       raw=st.booleans())
 def test_any_edit_changes_the_hash_and_undoing_it_restores_it(model, own, which, where, change, raw):
     p = list(own.parameters())[which % len(list(own.parameters()))]
     at = where % p.numel()
@@ -142,7 +160,9 @@ def test_an_edited_model_is_named_like_its_file_once_it_is_saved(own, tmp_path):
     again = load_model(tmp_path/'w.safetensors')
     assert again.hash == again.metadata['weights_sha256'] != own.hash
 
-def contents(folder): return {p: (p.stat().st_mtime_ns, p.stat().st_ino, p.read_bytes()) for p in sorted(folder.rglob('*.bfloat16'))}
+def contents(folder):
+    return {p: (p.stat().st_mtime_ns, p.stat().st_ino, p.read_bytes())
+            for p in sorted(folder.rglob('*.bfloat16'))}
 
 @pytest.mark.parametrize('edit', [1e-4, .1], ids=['small enough for the check of four rows', 'large'])
 def test_an_edited_model_has_an_index_of_its_own(new_cache, corpus, own, edit):
@@ -152,8 +172,12 @@ def test_an_edited_model_has_an_index_of_its_own(new_cache, corpus, own, edit):
     for p in own.parameters(): p.data += edit*torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     index, rows = corpus_index(corpus, own, 1, arithmetic='float32', quiet=True), [0, 7, 40]
     anew = capture(own, torch.from_numpy(index.strings.tokens(index.ids[rows]).astype('int64')))
-    for b in range(6): torch.testing.assert_close(index.keys[b, rows].float(), anew[f'blocks.{b}.ffwd'][:, -1], rtol=.01, atol=.01)
-    assert {p: x for p, x in contents(new_cache/'keys').items() if p in sound} == sound and len(contents(new_cache/'keys')) == 2
+    for b in range(6):
+        torch.testing.assert_close(index.keys[b, rows].float(), anew[f'blocks.{b}.ffwd'][:, -1], rtol=.01,
+                                   atol=.01)
+    assert {p: x for p,
+            x in contents(new_cache/'keys').items()
+            if p in sound} == sound and len(contents(new_cache/'keys')) == 2
     with pytest.raises(UserError, match='nothing is tuned'): explain('a', corpus, own, quiet=True)
     for p, b in zip(own.parameters(), before): p.copy_(b)
     assert explain('a', corpus, own, quiet=True) == expected
@@ -190,7 +214,8 @@ ODD = {f.__name__: f for f in (hook, pre_hook, parametrised, pruned, patched, re
 def test_a_model_that_computes_something_else_is_refused(corpus, own, odd, cache, expected):
     sound, model = contents(cache/'keys'), copy.deepcopy(own)
     odd(model)
-    for ask in (lambda: explain('to', corpus, model, quiet=True), lambda: corpus_index(corpus, model, 2), lambda: model.hash):
+    for ask in (lambda: explain('to', corpus, model, quiet=True), lambda: corpus_index(corpus, model, 2),
+                lambda: model.hash):
         with pytest.raises(UserError, match='not those of its weights; .* first'): ask()
     assert contents(cache/'keys') == sound
 
@@ -199,7 +224,8 @@ def test_a_hooked_model_is_refused_and_its_index_stays(corpus, own, cache):
     sound = contents(cache/'keys')
     with hooked(own, {'blocks.3.sa': lambda x: 0*x}):
         with pytest.raises(UserError, match='blocks.3.sa is hooked'): explain('to', corpus, own, quiet=True)
-        assert not torch.equal(next_char_probs(own, [[1, 2]]), next_char_probs(load_model(), [[1, 2]])) # what is asked of it directly, it answers
+        # what is asked of it directly, it answers
+        assert not torch.equal(next_char_probs(own, [[1, 2]]), next_char_probs(load_model(), [[1, 2]]))
     assert contents(cache/'keys') == sound and explain('to', corpus, own, quiet=True) == expected
 
 def test_a_hook_on_every_module_is_refused(corpus, own):
@@ -210,8 +236,12 @@ def test_a_hook_on_every_module_is_refused(corpus, own):
 
 # compiled models
 
-def in_place(m): m.compile(); return m
-def in_part(m): m.blocks[1] = torch.compile(m.blocks[1]); return m
+def in_place(m):
+    m.compile()
+    return m
+def in_part(m):
+    m.blocks[1] = torch.compile(m.blocks[1])
+    return m
 
 @pytest.mark.parametrize('how', [torch.compile, in_place, in_part], ids=['compiled', 'in place', 'in part'])
 def test_a_compiled_model_is_unwrapped_or_refused(corpus, own, tokens, how):
@@ -236,7 +266,8 @@ def test_a_capture_leaves_no_hook(own, tokens):
 def test_captures_in_threads_do_not_meet(own):
     prompts = torch.randint(65, (8, 1, 10), generator=torch.Generator().manual_seed(0))
     expected = [capture(own, p)['blocks.3.ffwd'] for p in prompts]
-    with ThreadPoolExecutor(4) as pool: found = list(pool.map(lambda p: capture(own, p)['blocks.3.ffwd'], prompts))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda p: capture(own, p)['blocks.3.ffwd'], prompts))
     assert all(torch.equal(a, b) for a, b in zip(found, expected))
 
 def test_gradients_flow_through_a_capture_if_the_caller_records_them(own, tokens):
@@ -247,4 +278,5 @@ def test_gradients_flow_through_a_capture_if_the_caller_records_them(own, tokens
 def test_a_weights_file_with_a_scalar_is_refused(tmp_path):
     tensors = {'a': torch.tensor(3.)}
     save_file(tensors, tmp_path/'w.safetensors', {'weights_sha256': weights_hash(tensors), 'n_head': '6'})
-    with pytest.raises(UserError, match='does not hold the weights of this architecture'): load_model(tmp_path/'w.safetensors')
+    with pytest.raises(UserError, match='does not hold the weights of this architecture'):
+        load_model(tmp_path/'w.safetensors')
