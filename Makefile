@@ -8,7 +8,7 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test export reproduce gpu models calibrate readme docs bench clean stale
+.PHONY: help explain test export hooks reproduce gpu models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -26,6 +26,9 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
+
+hooks: $(VENV)/dev.ok ## once in a clone: have git merge notebooks cell by cell, and keep noise out of commits
+	@PATH="$(abspath $(BIN)):$$PATH" nbdev_install_hooks
 
 reproduce: $(VENV)/dev.ok ## run at full scale whichever notebooks are not done (or NB=nbs/…), and gather their figures beside the article's (ARGS=--check: compare them with those that are committed, and write nothing)
 	@$(BIN)/python tools/reproduce.py $(ARGS) $(NB)

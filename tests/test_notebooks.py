@@ -44,6 +44,14 @@ def test_cells_are_short(nb):
     assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []
 
 @each
+def test_lines_are_short(nb):
+    "a reader sees them without scrolling; what a caption says stands in one line, and is short as well"
+    lines = [line for c in code_cells(nb) for line in c.source.splitlines()]
+    assert [line for line in lines if len(line) > 110 and not line.startswith('#|')] == []
+    captions = [line for line in lines if line.startswith('#| fig-cap:')]
+    assert [line for line in captions if len(line.partition(':')[2].strip().strip('"')) > 200] == []
+
+@each
 def test_no_errors_no_widgets(nb):
     assert [o.ename for o in outputs(nb) if o.output_type == 'error'] == []
     assert 'widgets' not in nb.metadata
