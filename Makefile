@@ -47,9 +47,7 @@ readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
 docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
-	@command -v quarto >/dev/null || { echo 'The site needs Quarto: install it from https://quarto.org/docs/get-started and run again.' >&2; exit 1; }
-	@touch README.md  # else nbdev_docs may take it for older than its notebook and write its own
-	PATH="$(abspath $(BIN)):$$PATH" nbdev_docs
+	@$(BIN)/python tools/docs.py $(ARGS)
 
 bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour without a GPU (ARGS="index explain" for some)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer

@@ -51,6 +51,24 @@ def test_lines_are_short(nb):
     captions = [line for line in lines if line.startswith('#| fig-cap:')]
     assert [line for line in captions if len(line.partition(':')[2].strip().strip('"')) > 200] == []
 
+def anchors(path) -> set:
+    "What pandoc makes of the headings of a notebook."
+    headings = [line for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'markdown'
+                for line in re.findall(r'^#+ (.+)$', c.source, re.M)]
+    plain = [re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', h).lower() for h in headings]
+    return {re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', h))) for h in plain}
+
+@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+def test_links_lead_somewhere(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type != 'markdown': continue
+        for target in re.findall(r'\]\(([^)\s]+)\)', cell.source):
+            if re.match(r'\w+:', target): continue # elsewhere
+            name, _, anchor = target.partition('#')
+            place = (path.parent/name).resolve() if name else path
+            assert place.exists(), target
+            if anchor and place.suffix == '.ipynb': assert anchor in anchors(place), target
+
 @each
 def test_no_errors_no_widgets(nb):
     assert [o.ename for o in outputs(nb) if o.output_type == 'error'] == []

@@ -7,21 +7,27 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    "The folder that Quarto would be given, made in a copy of the project"
+    "The folder that Quarto is given, made in a copy of the project"
     copy = tmp_path_factory.mktemp('site')/'project'
     shutil.copytree(ROOT, copy, symlinks=True,
                     ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc',
                                                   '_docs', '__pycache__'))
-    quarto = copy/'bin'/'quarto' # nbdev would try to install the real one
+    quarto = copy/'bin'/'quarto' # which renders nothing
     quarto.parent.mkdir()
-    quarto.write_text('#!/bin/sh\n', encoding='utf-8')
+    quarto.write_text('#!/bin/sh\nmkdir -p _docs\n', encoding='utf-8')
     quarto.chmod(0o755)
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    env['PATH'] = os.pathsep.join([str(quarto.parent), str(Path(sys.executable).parent), env['PATH']])
-    done = subprocess.run([Path(sys.executable).parent/'nbdev_proc_nbs'], cwd=copy, env=env,
+    env['PATH'] = os.pathsep.join([str(quarto.parent), env['PATH']])
+    done = subprocess.run([sys.executable, copy/'tools'/'docs.py'], cwd=copy, env=env,
                           capture_output=True, text=True, encoding='utf-8')
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0 and (copy/'_docs').is_dir(), done.stderr[-3000:]
     return copy/'_proc'
+
+def test_without_quarto_it_says_how_to_get_it():
+    done = subprocess.run([sys.executable, ROOT/'tools'/'docs.py'], env=dict(os.environ, PATH=''),
+                          capture_output=True, text=True, encoding='utf-8')
+    assert (done.returncode, done.stdout) == (2, '')
+    assert done.stderr == 'docs: the site needs Quarto; install it from https://quarto.org/docs/get-started\n'
 
 def test_every_notebook_arrives_with_its_pictures(site):
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
@@ -50,8 +56,27 @@ def test_every_page_keeps_its_introduction(site):
 def test_nothing_is_executed_by_quarto(site):
     assert yaml.safe_load((site/'_quarto.yml').read_text(encoding='utf-8'))['execute'] == {'enabled': False}
 
+def listed(contents) -> list:
+    "The pages of a sidebar, those of its sections included"
+    parts = [listed(item['contents']) if isinstance(item, dict) else [item] for item in contents]
+    return sum(parts, [])
+
 def test_sidebar_names_every_page(site):
-    pages = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents']
-    assert pages[0] == 'index.ipynb' and set(pages) == {p.relative_to(ROOT/'nbs').as_posix()
-                                                        for p in (ROOT/'nbs').rglob('*.ipynb')
-                                                        if '.ipynb_checkpoints' not in p.parts}
+    sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
+    pages = listed(sidebar['contents'])
+    assert pages[0] == 'index.ipynb' and len(set(pages)) == len(pages)
+    made = {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb')
+            if '.ipynb_checkpoints' not in p.parts}
+    assert {page for page in pages if page.endswith('.ipynb')} == made
+    assert all((site/page).is_file() for page in pages)
+
+def test_pages_hide_what_a_reader_does_not_come_for(site):
+    from docs import TEST
+    for path in site.rglob('*.ipynb'):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if cell.cell_type != 'code': continue
+            hidden = 'code-fold: true' in cell.source or 'echo: false' in cell.source
+            assert hidden or not TEST.search(cell.source)
+            for output in cell.outputs:
+                assert 'text/html' not in output.get('data', {}) # for which Quarto fetches scripts
+                assert 'Call self' not in output.get('data', {}).get('text/markdown', '')
