@@ -40,7 +40,7 @@ RULES = [ # notebook, name of the row: regular expressions, of which the first t
 ]
 
 # Recorded only where the embeddings of early stages are in the user's cache, or as many as a GPU learns
-MAY_BE_MISSING = [('1[124]_', r'stage [1-5]|_from_the_last_stage|block [0-3]|own stage|own_stage|real length')]
+MAY_BE_MISSING = [('1[124][ab]?_', r'stage [1-5]|_from_the_last_stage|block [0-3]|own stage|own_stage|real length')]
 
 def fits(rule, notebook: str, name: str) -> bool: return bool(re.match(rule[0], notebook) and re.search(rule[1], name))
 
