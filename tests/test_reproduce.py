@@ -169,7 +169,8 @@ def test_stages_that_are_not_in_the_cache_may_be_missing(tool):
     stage = dict(notebook='12_svd_helpers',
                  name='directions and means that say their token, stage 2, 20 embeddings', ours=[42, 56])
     own = dict(notebook='14_approximation_details', name='criterion_own_stage', ours=[2681., None])
-    assert tool.compare([stage, own], [own | dict(ours=[2690., 15335.])])[1] == 0
+    alone = dict(notebook='14a_two_disagreements', name='thresholds best alone, own stage', ours=[.152, None])
+    assert tool.compare([stage, own, alone], [own | dict(ours=[2690., 15335.])])[1] == 0
     assert tool.compare([stage, own], [stage | dict(ours=[2, 56]), own | dict(ours=[99., None])])[1] == 2
 
 def test_a_check_writes_nothing_here_and_goes_on(tool, committed, capsys):
