@@ -115,7 +115,7 @@ def tick_chars(ax, chars: list):
 
 # %% ../nbs/06_text_analysis.ipynb #p014
 def _worth_showing(distributions, tokenizer: CharTokenizer, n: int, least: float) -> list:
-    "The characters that are among the `n` likeliest of a distribution, with a probability of at least `least`."
+    "The characters among the `n` likeliest of a distribution, with a probability of at least `least`."
     chars = {}
     for p in distributions: chars |= {c: None for c, x in top_tokens(p, tokenizer, n).items() if x >= least}
     return list(chars)

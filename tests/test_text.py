@@ -11,7 +11,7 @@ from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
 from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus
-from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run, typed
+from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run_explain, typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.text_analysis import drawable, next_counts, plot_next
 
@@ -96,7 +96,7 @@ def test_html_shows_the_same_text(e):
 def test_json_is_ascii_and_exact(e):
     assume(not re.search('[\ud800-\udbff][\udc00-\udfff]', e.corpus.text)) # JSON takes the two for one character; no file holds them
     with mock.patch.multiple(module, load_model=mock.DEFAULT, load_corpus=mock.DEFAULT, check_prompt=mock.DEFAULT, chosen_approximation=mock.DEFAULT, explain=lambda *a, **k: e):
-        line = run(['x', '--json'])
+        line = run_explain(['x', '--json'])
     assert line.isascii() and '\n' not in line
     assert json.loads(line) == e.to_dict()
     assert abs(sum(json.loads(line)['model'].values()) - 1) < 1e-9

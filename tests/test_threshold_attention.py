@@ -1,6 +1,5 @@
 "Threshold attention is its specification, whatever it is given."
 import os, socket, subprocess, sys, time
-from pathlib import Path
 from unittest import mock
 import pytest, torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
-from shakespeare_ffn.explain import explain
+from shakespeare_ffn.explain import counts_main, explain, run_counts
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
 from shakespeare_ffn.text_analysis import next_counts
 
@@ -167,11 +166,19 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies):
         assert p.returncode == 2 and out.startswith(f'process {dies} of 3 ended before its share was done'), (out, err)
     assert time.monotonic() - died < 15
 
-def test_the_tool_for_several_processes(tmp_path):
-    tool = Path(__file__).resolve().parents[1]/'tools'/'shared_counts.py'
-    answers = [subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), tool, '--prompts', '40'], capture_output=True, text=True, encoding='utf-8', timeout=200)
-               for n in (1, 2)]
-    for n, done in enumerate(answers, 1): assert done.returncode == 0 and f'by {n} processes' in done.stdout, done.stderr
-    assert len({done.stdout.strip().rsplit(maxsplit=1)[1] for done in answers}) == 1 # the same distance
-    alone = subprocess.run([sys.executable, tool], capture_output=True, text=True, encoding='utf-8')
-    assert alone.returncode == 2 and 'start it with torchrun' in alone.stderr and 'Traceback' not in alone.stderr
+COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
+
+def test_the_command_for_several_processes(monkeypatch):
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '--no-python']
+    done = subprocess.run([*torchrun, sys.executable, '-c', COUNTS, '--prompts', '40'],
+                          capture_output=True, text=True, encoding='utf-8', timeout=200)
+    assert done.returncode == 0 and 'by 2 processes' in done.stdout, done.stderr
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    alone = run_counts(['--prompts', '40'])
+    assert 'by 1 process:' in alone and alone.split()[-1] == done.stdout.split()[-1] # the same distance
+
+def test_processes_that_do_not_find_each_other(capsys, monkeypatch):
+    for name, value in dict(WORLD_SIZE='2', RANK='', MASTER_ADDR='').items(): monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended: counts_main(['--prompts', '2'])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'start them with torchrun' in err
