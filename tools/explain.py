@@ -10,7 +10,8 @@ def command_line(
 )->str: # its arguments, with one space or null character between them
     try: return os.fsdecode(Path(f'/proc/{pid}/cmdline').read_bytes())
     except OSError: pass # no such folder, or not for everybody
-    try: return os.fsdecode(subprocess.run(['ps', '-ww', '-o', 'args=', '-p', pid], capture_output=True).stdout)
+    asked = ['ps', '-ww', '-o', 'args=', '-p', pid]
+    try: return os.fsdecode(subprocess.run(asked, capture_output=True).stdout)
     except OSError: return ''
 
 def whole(

@@ -1,4 +1,5 @@
-"""Write what is generated from the notebooks: the package's modules, nbs/nbdev.yml, the notebooks without superfluous metadata.
+"""Write what is generated from the notebooks: the package's modules, nbs/nbdev.yml, the notebooks without
+superfluous metadata.
 
 `export.py --check` does so in a copy and exits with 1 when the files here differ; it changes nothing."""
 import argparse, re, subprocess, sys
@@ -10,11 +11,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, NBS = 'shakespeare_ffn', 'nbs'
 
 def export():
-    "Export and clean the project in the working directory; remove the modules that no notebook makes any more."
+    "Export and clean the project in the working directory; remove modules that no notebook makes any more."
     from nbdev.clean import nbdev_clean
     from nbdev.doclinks import nbdev_export
     from nbdev.quarto import refresh_quarto_yml
-    made = {name for nb in Path(NBS).rglob('*.ipynb') for name in re.findall(r'#\| *default_exp (\w+)', nb.read_text(encoding='utf-8'))}
+    texts = [notebook.read_text(encoding='utf-8') for notebook in Path(NBS).rglob('*.ipynb')]
+    made = {name for text in texts for name in re.findall(r'#\| *default_exp (\w+)', text)}
     for module in Path(PACKAGE).glob('[!_]*.py'):
         if module.stem not in made: module.unlink()
     nbdev_export.__wrapped__()
@@ -25,7 +27,8 @@ def generated(
     root:Path # of a checkout
 )->dict[str, bytes]: # path -> content of each generated or cleaned file
     paths = [*(root/PACKAGE).glob('*.py'), *(root/NBS).rglob('*.ipynb'), root/NBS/'nbdev.yml']
-    return {str(p.relative_to(root)): p.read_bytes() for p in paths if p.exists() and '.ipynb_checkpoints' not in p.parts}
+    paths = [path for path in paths if path.exists() and '.ipynb_checkpoints' not in path.parts]
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths}
 
 def check(
     root:Path=ROOT # of a checkout
@@ -41,8 +44,11 @@ def check(
     return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument('--check', action='store_true')
     if not parser.parse_args().check: export()
-    elif wrong := check(): sys.exit(f"Out of step with the notebooks: {', '.join(wrong)}. Run `make export` and commit what changes.")
+    elif wrong := check():
+        sys.exit(f"Out of step with the notebooks: {', '.join(wrong)}. "
+                 'Run `make export` and commit what changes.')
     else: print('The generated files are in step with the notebooks.')

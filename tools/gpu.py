@@ -1,9 +1,10 @@
-"""On a machine with a GPU: run the tests of the kernel, benchmarks/gpu.py, every notebook at full scale and the other tests, and
-say in a table what held.
+"""On a machine with a GPU: run the tests of the kernel, benchmarks/gpu.py, every notebook at full scale
+and the other tests, and say in a table what held.
 
-Each is a stage of at most eight minutes. What held is not run again, a stage that was stopped goes on where it can (keys, counts and
-learned embeddings are kept on the way), so `make gpu` after an interruption goes on. Notebooks run in a copy, in the cache folder, and
-their figures are compared with results/summary.json; only benchmarks/gpu.py writes here, into results/."""
+Each is a stage of at most eight minutes. What held is not run again, and a stage that was stopped goes on
+where it can (keys, counts and learned embeddings are kept on the way), so `make gpu` after an
+interruption goes on. Notebooks run in a copy, in the cache folder, and their figures are compared with
+results/summary.json; only benchmarks/gpu.py writes here, into results/."""
 import hashlib, json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 from typing import NamedTuple
@@ -13,10 +14,12 @@ import reproduce
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT = 460 # seconds for a stage
+KEYS = "corpus_index(load_corpus(), load_model(device=accelerator()), arithmetic='float32')"
+COUNTS = 'prompt_counts(load_corpus(), model := load_model(), tuned_approximation(model).thresholds)'
 HEAVY = { # what notebooks find in the cache folder if it is there: name → code
-    'keys of all strings': "corpus_index(load_corpus(), load_model(device=accelerator()), arithmetic='float32')",
-    'counts of all prompts': 'prompt_counts(load_corpus(), model := load_model(), tuned_approximation(model).thresholds)',
-    **{f'learned embeddings, stage {stage}': f'stage_embeddings(load_model(), {stage})' for stage in range(6, 0, -1)}}
+    'keys of all strings': KEYS,
+    'counts of all prompts': COUNTS,
+    **{f'learned embeddings, stage {n}': f'stage_embeddings(load_model(), {n})' for n in range(6, 0, -1)}}
 IMPORTS = '''
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.core import accelerator
@@ -32,18 +35,30 @@ class Stage(NamedTuple):
     depends: bytes # on what, besides the package
     env: dict = {}
 
+EXACT = dict(SHAKESPEARE_FFN_ARITHMETIC='float32') # as in `make reproduce`
+
+def pytest_stage(path: Path) -> Stage:
+    "A file of tests."
+    run_it = [sys.executable, '-m', 'pytest', '-q', '-x', str(path)]
+    return Stage(f'tests/{path.name}', run_it, path.read_bytes())
+
+def notebook_stage(path: Path, root: Path, dry: bool) -> Stage:
+    "A notebook, run by this file in a process of its own."
+    alone = [sys.executable, __file__, '--root', str(root), '--notebook', str(path)] + ['--dry-run']*dry
+    cells = json.dumps(reproduce.sources(path)).encode()
+    return Stage(path.relative_to(root).as_posix(), alone, cells, EXACT)
+
 def stages(root: Path, dry: bool) -> list:
     "What there is to run, in order: first what is most likely to fail on a GPU."
-    here, python = Path(__file__), [sys.executable]
-    test = lambda p: Stage(f'tests/{p.name}', [*python, '-m', 'pytest', '-q', '-x', str(p)], p.read_bytes())
-    tests = sorted((root/'tests').glob('test_*.py'), key=lambda p: p.stem != 'test_gpu')
+    first, *others = sorted((root/'tests').glob('test_*.py'), key=lambda path: path.stem != 'test_gpu')
     bench = root/'benchmarks'/'gpu.py'
-    exact = dict(SHAKESPEARE_FFN_ARITHMETIC='float32') # as in `make reproduce`
-    alone = lambda p: [*python, str(here), '--root', str(root), '--notebook', str(p)] + ['--dry-run']*dry
-    notebook = lambda p: Stage(p.relative_to(root).as_posix(), alone(p), json.dumps(reproduce.sources(p)).encode(), exact)
-    return [*map(test, tests[:1]), Stage('benchmarks/gpu.py', [*python, str(bench)], bench.read_bytes()),
-            *(Stage(name, [*python, '-c', IMPORTS + code], code.encode(), exact) for name, code in HEAVY.items()),
-            *map(notebook, reproduce.notebooks(root)), *map(test, tests[1:])]
+    heavy = [Stage(name, [sys.executable, '-c', IMPORTS + code], code.encode(), EXACT)
+             for name, code in HEAVY.items()]
+    return [pytest_stage(first),
+            Stage('benchmarks/gpu.py', [sys.executable, str(bench)], bench.read_bytes()),
+            *heavy,
+            *(notebook_stage(path, root, dry) for path in reproduce.notebooks(root)),
+            *map(pytest_stage, others)]
 
 def fingerprint(stage: Stage, root: Path) -> str:
     "What a result holds for: the stage, the package, the machine."
@@ -78,10 +93,12 @@ def run_stage(stage: Stage, root: Path, log: Path, limit: float) -> dict: # resu
         except subprocess.TimeoutExpired: pass
         finally:
             if late := process.poll() is None: stop(process) # on Ctrl-C as well
-    result = 'not yet' if late else 'held' if process.returncode == 0 else 'failed'
-    said = dict(held='', failed=why(log.read_text(encoding='utf-8', errors='replace')))
-    reason = said.get(result, f'stopped after {limit:.0f} seconds; run it again to go on')
-    return dict(result=result, seconds=round(time.perf_counter()-start), why=reason)
+    seconds = round(time.perf_counter()-start)
+    if late:
+        reason = f'stopped after {limit:.0f} seconds; run it again to go on'
+        return dict(result='not yet', seconds=seconds, why=reason)
+    if process.returncode == 0: return dict(result='held', seconds=seconds, why='')
+    return dict(result='failed', seconds=seconds, why=why(log.read_text(encoding='utf-8', errors='replace')))
 
 def notebook(path: Path, root: Path, dry: bool):
     "Run a copy of a notebook; at full scale, its figures must be the committed ones within their tolerances."
@@ -90,7 +107,8 @@ def notebook(path: Path, root: Path, dry: bool):
     copy = folder/path.relative_to(root)
     reproduce.run(copy)
     if dry: return
-    committed = [r for r in reproduce.read_json(reproduce.summary_file(root)).get('rows', []) if r['notebook'] == path.stem]
+    rows = reproduce.read_json(reproduce.summary_file(root)).get('rows', [])
+    committed = [row for row in rows if row['notebook'] == path.stem]
     lines, n_out = reproduce.compare(committed, reproduce.rows(copy))
     if n_out: sys.exit('\n'.join(lines))
 
@@ -98,32 +116,38 @@ def table(found: dict) -> str: # found: name of a stage → what became of it
     rows = [f"{name:34}  {r['result']:8}{r['seconds']:>7}  {r['why']}".rstrip() for name, r in found.items()]
     return '\n'.join(['', f'{"stage":34}  {"result":8}seconds', *rows])
 
+def run_stages(some: list, root: Path, folder: Path, scale: str, limit: float) -> dict: # name → result
+    "Run the stages that have not held yet, as they stand; what becomes of each is kept in the folder."
+    kept = folder/f'{scale}.json'
+    state = reproduce.read_json(kept)
+    for stage in some:
+        mark = fingerprint(stage, root)
+        before = state.get(stage.name, {})
+        if before.get('fingerprint') == mark and before['result'] == 'held': continue
+        print(f'{stage.name} …', flush=True)
+        log = folder/'logs'/f'{re.sub("[^0-9A-Za-z]+", "-", stage.name)}.log'
+        now = state[stage.name] = run_stage(stage, root, log, limit) | dict(fingerprint=mark)
+        write_atomically(kept, json.dumps(state).encode())
+        print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
+    return {stage.name: state[stage.name] for stage in some}
+
 def gpu(argv) -> str:
     p = Parser('gpu', description=__doc__, allow_abbrev=False)
     p.add_argument('--dry-run', action='store_true', help='run the stages on the CPU at smoke scale')
-    p.add_argument('--limit', type=float, default=LIMIT, metavar='SECONDS', help=f'for a stage (default: {LIMIT})')
+    p.add_argument('--limit', type=float, default=LIMIT, metavar='SECONDS',
+                   help=f'for a stage (default: {LIMIT})')
     p.add_argument('--root', type=Path, default=ROOT, help='of the checkout (default: this one)')
     p.add_argument('--notebook', type=Path, help='run this notebook alone, as a stage does')
     args = p.parse_args(argv)
     if not (args.dry_run or torch.cuda.is_available()):
-        raise UserError('there is no GPU here, or PyTorch does not see it; ARGS=--dry-run tries the stages on the CPU')
+        raise UserError('there is no GPU here, or PyTorch does not see it; '
+                        'ARGS=--dry-run tries the stages on the CPU')
     scale = 'smoke' if args.dry_run else 'full'
     os.environ['SHAKESPEARE_FFN_SCALE'] = scale
     if args.dry_run: os.environ['CUDA_VISIBLE_DEVICES'] = ''
     if args.notebook: return notebook(args.notebook, args.root, args.dry_run) or ''
     folder = cache_dir()/'gpu'
-    kept = folder/f'{scale}.json'
-    state, found = reproduce.read_json(kept), {}
-    for stage in stages(args.root, args.dry_run):
-        mark = fingerprint(stage, args.root)
-        before = state.get(stage.name, {})
-        if before.get('fingerprint') != mark or before['result'] != 'held':
-            print(f'{stage.name} …', flush=True)
-            log = folder/'logs'/f'{re.sub("[^0-9A-Za-z]+", "-", stage.name)}.log'
-            now = state[stage.name] = run_stage(stage, args.root, log, args.limit) | dict(fingerprint=mark)
-            write_atomically(kept, json.dumps(state).encode())
-            print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
-        found[stage.name] = state[stage.name]
+    found = run_stages(stages(args.root, args.dry_run), args.root, folder, scale, args.limit)
     n_held = sum(r['result'] == 'held' for r in found.values())
     text = f'{table(found)}\n\n{n_held} of {len(found)} held on {machine()}; logs are in {folder/"logs"}'
     if n_held < len(found):

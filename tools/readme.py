@@ -1,4 +1,5 @@
-"""Write README.md and its pictures from nbs/index.ipynb with Jupyter's own converter, so that it comes out the same everywhere.
+"""Write README.md and its pictures from nbs/index.ipynb with Jupyter's own converter, so that it comes out
+the same everywhere.
 
 `readme.py --check` writes nothing and exits with 1 when they are out of step."""
 import argparse, posixpath, re, sys
@@ -30,7 +31,9 @@ FENCED = """
 
 {% endif -%}
 {%- endblock input -%}
-{%- block stream -%}{%- if output.name == 'stdout' -%}{{ fenced(output.text) }}{%- endif -%}{%- endblock stream -%}
+{%- block stream -%}
+{%- if output.name == 'stdout' -%}{{ fenced(output.text) }}{%- endif -%}
+{%- endblock stream -%}
 {%- block data_text scoped -%}{{ fenced(output.data['text/plain']) }}{%- endblock data_text -%}
 {%- block data_png scoped %}
 
@@ -53,7 +56,8 @@ def tidy(cell):
         said = directives(cell.source)
         if {'hide', 'default_exp'} & said.keys() or said.get('include') == 'false': return None
         cell.metadata.caption = said.get('fig-cap', 'figure').strip('"\'')
-        cell.source = '' if said.get('echo') == 'false' else re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+        without_directives = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
+        cell.source = '' if said.get('echo') == 'false' else without_directives
     return cell
 
 def convert(
@@ -64,9 +68,11 @@ def convert(
     config = Config()
     config.NbConvertBase.display_data_priority = ['text/markdown', 'image/png', 'text/plain']
     config.ExtractOutputPreprocessor.output_filename_template = 'readme_{cell_index}_{index}{extension}'
-    exporter = MarkdownExporter(config=config, extra_loaders=[DictLoader({'readme.md.j2': FENCED})], template_file='readme.md.j2')
+    loader = DictLoader({'readme.md.j2': FENCED})
+    exporter = MarkdownExporter(config=config, extra_loaders=[loader], template_file='readme.md.j2')
     text, resources = exporter.from_notebook_node(nb, resources={'output_files_dir': IMAGES})
-    text = re.sub(r'(^```.*?^```$)|\n{3,}', lambda m: m[1] or '\n\n', text, flags=re.M | re.S) # blank lines, but not those in a fence
+    # one blank line for several, but not in a fence
+    text = re.sub(r'(^```.*?^```$)|\n{3,}', lambda m: m[1] or '\n\n', text, flags=re.M | re.S)
     return NOTE + text.strip() + '\n', dict(resources['outputs'])
 
 def wanted(
@@ -79,7 +85,8 @@ def wanted(
 def out_of_step(
     root:Path=ROOT # of a checkout
 )->list[str]: # the files that differ from what the notebook makes
-    return [name for name, new in wanted(root).items() if (new != (root/name).read_bytes() if (root/name).exists() else new is not None)]
+    def found(name): return (root/name).read_bytes() if (root/name).exists() else None
+    return [name for name, new in wanted(root).items() if new != found(name)]
 
 def write(
     root:Path=ROOT # of a checkout
@@ -93,9 +100,12 @@ def write(
             path.write_bytes(new)
 
 if __name__ == '__main__':
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument('--check', action='store_true')
     checking = parser.parse_args().check
     if not (ROOT/NOTEBOOK).exists(): sys.exit(f'{NOTEBOOK} is missing: README.md is made from it.')
     if not checking: write()
-    elif wrong := out_of_step(): sys.exit(f"Out of step with {NOTEBOOK}: {', '.join(wrong)}. Run `make readme` and commit what changes.")
+    elif wrong := out_of_step():
+        sys.exit(f"Out of step with {NOTEBOOK}: {', '.join(wrong)}. "
+                 'Run `make readme` and commit what changes.')

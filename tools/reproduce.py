@@ -1,9 +1,13 @@
-"""Run the notebooks in place at full scale, in order, and write results/summary.json: every figure beside the article's.
+"""Run the notebooks in place at full scale, in order, and write results/summary.json: every figure beside
+the article's.
 
-A run that was stopped goes on after the last notebook that it finished; what nothing has changed for is not run again. Notebooks
-that are named are run in any case. Heavy intermediate results are in the user's cache folder, so a second run is much shorter.
-With --check the notebooks run in a copy, in the cache folder, and what comes out is compared with the committed summary, each
-row within its tolerance (tools/tolerances.py); nothing here is written. The exit code is 1 if a row is out, 0 if all are in."""
+A run that was stopped goes on after the last notebook that it finished; what nothing has changed for is
+not run again. Notebooks that are named are run in any case. Heavy intermediate results are in the user's
+cache folder, so a second run is much shorter.
+
+With --check the notebooks run in a copy, in the cache folder, and what comes out is compared with the
+committed summary, each row within its tolerance (tools/tolerances.py); nothing here is written. The exit
+code is 1 if a row is out, 0 if all are in."""
 import hashlib, json, os, re, shutil, sys, time
 from pathlib import Path
 import nbformat
@@ -25,19 +29,29 @@ def notebooks(root: Path) -> list:
     nbs = root/'nbs'
     return [*sorted(nbs.glob('[0-9]*.ipynb')), *sorted(nbs.glob('blog/*.ipynb')), nbs/'index.ipynb']
 
+def made_in(module: Path) -> str: # '' if it is not generated
+    "The name of the notebook that a module is made from."
+    found = re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text(encoding='utf-8'))
+    return found[1] if found else ''
+
 def depends_on(path: Path) -> list:
-    "The files that a notebook's outputs depend on: modules with lower numbers, what the package carries and, if it names them, the alternates."
+    """The files that a notebook's outputs depend on.
+
+    They are the modules of this and earlier notebooks, what the package carries and, if it names them, the
+    alternates."""
     floor = path.name if path.name[0].isdigit() else '~'
-    made_in = lambda module: re.search(r'File to edit: \S*?([\w-]+\.ipynb)', module.read_text(encoding='utf-8'))
-    modules = [m for m in PACKAGE.glob('*.py') if (made := made_in(m)) and made[1] <= floor]
+    modules = [module for module in PACKAGE.glob('*.py') if '' < made_in(module) <= floor]
     twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text(encoding='utf-8') else []
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
 
 def shown(path: Path, root: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
-    text, earlier, benchmarks = path.read_text(encoding='utf-8'), notebooks(root)[:notebooks(root).index(path)], root/'results'/'benchmarks.json'
-    found = [row for p in earlier for row in rows(p)] if re.search(r'summary\.json|recorded\(', text) else []
-    return found + [benchmarks.read_text(encoding='utf-8')] if benchmarks.name in text and benchmarks.exists() else found
+    text, benchmarks, found = path.read_text(encoding='utf-8'), root/'results'/'benchmarks.json', []
+    if re.search(r'summary\.json|recorded\(', text):
+        earlier = notebooks(root)[:notebooks(root).index(path)]
+        found += [row for notebook in earlier for row in rows(notebook)]
+    if benchmarks.name in text and benchmarks.exists(): found += [benchmarks.read_text(encoding='utf-8')]
+    return found
 
 def fingerprint(path: Path, root: Path) -> str:
     "A hash of a notebook's cells, of the files that it depends on and of the figures that it shows."
@@ -47,29 +61,39 @@ def fingerprint(path: Path, root: Path) -> str:
 
 def sources(path: Path) -> list: return [c.source for c in nbformat.read(path, 4).cells]
 
+def is_bar(output) -> bool:
+    "Is it a progress bar?"
+    return output.output_type == 'stream' and output.name == 'stderr' and '%|' in output.text
+
 def without_bars(cell):
     "Take progress bars out of a cell's outputs."
-    if cell.cell_type == 'code': cell.outputs = [o for o in cell.outputs if not (o.output_type == 'stream' and o.name == 'stderr' and '%|' in o.text)]
+    if cell.cell_type == 'code': cell.outputs = [output for output in cell.outputs if not is_bar(output)]
 
 def run(path: Path) -> float: # seconds
-    "Execute a notebook and keep its outputs, cleaned of noise; a `UserError` with the failing cell if it fails."
+    "Execute a notebook and keep its outputs, cleaned of noise; a `UserError` if a cell fails."
     nb, start = nbformat.read(path, 4), time.perf_counter()
     with tqdm(total=len(nb.cells), unit=' cells', leave=False) as bar:
-        client = NotebookClient(nb, timeout=None, coalesce_streams=True, resources=dict(metadata=dict(path=str(path.parent))),
-                                on_cell_complete=lambda cell, cell_index: bar.update(cell_index + 1 - bar.n))
+        def advance(cell, cell_index): bar.update(cell_index + 1 - bar.n)
+        client = NotebookClient(nb, timeout=None, coalesce_streams=True, on_cell_complete=advance,
+                                resources=dict(metadata=dict(path=str(path.parent))))
         try: client.execute()
         except CellExecutionError as e:
             print(e, file=sys.stderr) # the cell and its trace, line by line
-            raise UserError(f'{path.name} failed, as said above, and is left as it was; what finished before is kept') from e
+            raise UserError(f'{path.name} failed, as said above, and is left as it was; '
+                            'what finished before is kept') from e
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
-    write_atomically(path, (nbformat.writes(nb) + '\n').encode()) # a line of a cell on a line of its own, as Jupyter does
+    # a line of a cell on a line of its own, as Jupyter does
+    write_atomically(path, (nbformat.writes(nb) + '\n').encode())
     return time.perf_counter() - start
 
 def rows(path: Path) -> list:
     "The figures that a notebook's outputs record."
-    text = ''.join(o.text for c in nbformat.read(path, 4).cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
-    return [dict(notebook=path.stem) | json.loads(line) for line in re.findall(r'^summary: (.*)$', text, re.M)]
+    code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == 'code']
+    outputs = [output for cell in code for output in cell.outputs]
+    text = ''.join(output.text for output in outputs if output.output_type == 'stream')
+    lines = re.findall(r'^summary: (.*)$', text, re.M)
+    return [dict(notebook=path.stem) | json.loads(line) for line in lines]
 
 def summary(root: Path) -> list:
     "What the notebooks record, in their order."
@@ -78,7 +102,8 @@ def summary(root: Path) -> list:
 def write_summary(root: Path, took: dict): # took: notebook → seconds
     seconds = {path.stem: round(took[path.stem]) for path in notebooks(root) if path.stem in took}
     lines = ',\n'.join('  ' + json.dumps(row) for row in summary(root))
-    text = f'{{\n "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n "rows": [\n{lines}\n ]\n}}\n'
+    head = f' "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n'
+    text = f'{{\n{head} "rows": [\n{lines}\n ]\n}}\n'
     write_atomically(summary_file(root), text.encode())
 
 def read_json(path: Path) -> dict:
@@ -90,15 +115,21 @@ def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it 
     "Run the notebooks below `root` that are asked for, or else those that `kept` does not know to be done."
     done, took = read_json(kept), read_json(summary_file(root)).get('seconds', {})
     write_summary(root, took) # what the notebooks say now, whatever happened to the file
-    changed = lambda path: done.get(path.stem, {}).get('fingerprint') != fingerprint(path, root)
-    about = lambda paths: f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
-    likely, ran = asked or [path for path in notebooks(root) if changed(path)], []
+    def changed(path): return done.get(path.stem, {}).get('fingerprint') != fingerprint(path, root)
+    def about(paths): return f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
+
+    order, ran = asked or notebooks(root), []
+    likely = asked or [path for path in order if changed(path)]
     if likely and not asked: # what shows figures follows those that find them
-        likely = [path for path in notebooks(root) if path in likely or shown(path, root)]
-    if likely: print(f'In all {about(likely)}; more where keys, counts or learned embeddings are not in the cache yet')
-    for i, path in enumerate(order := asked or notebooks(root)):
+        likely = [path for path in order if path in likely or shown(path, root)]
+    if likely:
+        print(f'In all {about(likely)}; '
+              'more where keys, counts or learned embeddings are not in the cache yet')
+
+    for i, path in enumerate(order):
         if not (asked or changed(path)): continue
-        print(f'{path.stem}: {about([path])}; all that is left: {about([p for p in order[i:] if p in likely])}', flush=True)
+        left = [later for later in order[i:] if later in likely]
+        print(f'{path.stem}: {about([path])}; all that is left: {about(left)}', flush=True)
         before = fingerprint(path, root)
         took[path.stem] = run(path)
         done[path.stem] = dict(fingerprint=before)
@@ -108,8 +139,9 @@ def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it 
     return ran
 
 def copy_to(folder: Path, root: Path):
-    "Bring a folder up to the checkout's state; a notebook there whose cells are the same keeps what it found."
-    for path in [p for pattern in COPIED for p in sorted(root.glob(pattern)) if p.is_file()]:
+    "Bring a folder up to the checkout's state; a notebook there whose cells are the same keeps its outputs."
+    paths = [path for pattern in COPIED for path in sorted(root.glob(pattern))]
+    for path in filter(Path.is_file, paths):
         target = folder/path.relative_to(root)
         if path.suffix == '.ipynb' and target.exists() and sources(path) == sources(target): continue
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,7 +149,7 @@ def copy_to(folder: Path, root: Path):
 
 def compare(committed: list, found: list) -> tuple: # lines of a table of what differs; how many rows are out
     "Rows that came out beside the committed ones."
-    named = lambda rows: {(r['notebook'], r['name']): r['ours'] for r in rows}
+    def named(rows): return {(row['notebook'], row['name']): row['ours'] for row in rows}
     ours, theirs, lines, n_out = named(committed), named(found), [], 0
     for key in [*ours, *(k for k in theirs if k not in ours)]:
         if key not in ours or key not in theirs:
@@ -134,16 +166,17 @@ def compare(committed: list, found: list) -> tuple: # lines of a table of what d
     return lines, n_out
 
 def check(asked: list) -> str:
-    "Run a copy of the notebooks, and say what differs from the committed figures; ends with exit code 1 if a row is out."
+    "Run a copy of the notebooks; say what differs from the committed figures. Exit code 1 if a row is out."
     folder = cache_dir()/'checked'
-    kept, there = folder/'reproduced.json', lambda path: folder/path.relative_to(ROOT)
     copy_to(folder, ROOT)
-    go_on(folder, kept, [there(path) for path in asked])
-    ran = {path.stem for path in asked} or {path.stem for path in notebooks(ROOT)}
-    committed, found = ([r for r in rows if r['notebook'] in ran] for rows in (read_json(summary_file(ROOT)).get('rows', []), summary(folder)))
+    go_on(folder, folder/'reproduced.json', [folder/path.relative_to(ROOT) for path in asked])
+    ran = {path.stem for path in asked or notebooks(ROOT)}
+    committed = [row for row in read_json(summary_file(ROOT)).get('rows', []) if row['notebook'] in ran]
+    found = [row for row in summary(folder) if row['notebook'] in ran]
     lines, n_out = compare(committed, found)
-    text = '\n'.join([*lines, '', f'{len(found)} rows computed on {machine()}; {len(lines)} differ from the committed ones, '
-                      f'{n_out} of them by more than their tolerance'])
+    last = (f'{len(found)} rows computed on {machine()}; {len(lines)} differ from the committed ones, '
+            f'{n_out} of them by more than their tolerance')
+    text = '\n'.join([*lines, '', last])
     if n_out:
         print(text)
         sys.exit(1)
@@ -151,11 +184,14 @@ def check(asked: list) -> str:
 
 def reproduce(argv) -> str:
     p = Parser('reproduce', description=__doc__, allow_abbrev=False)
-    p.add_argument('notebooks', nargs='*', type=Path, help='run these, done or not (default: all that are not done)')
-    p.add_argument('--check', action='store_true', help='compare what comes out here with results/summary.json, and write nothing')
+    p.add_argument('notebooks', nargs='*', type=Path,
+                   help='run these, done or not (default: all that are not done)')
+    p.add_argument('--check', action='store_true',
+                   help='compare what comes out here with results/summary.json, and write nothing')
     args = p.parse_args(argv)
     asked = [path.resolve() for path in args.notebooks]
-    if wrong := [path for path in asked if path not in notebooks(ROOT)]: raise UserError(f'{wrong[0]} is not one of the notebooks in nbs/')
+    for path in asked:
+        if path not in notebooks(ROOT): raise UserError(f'{path} is not one of the notebooks in nbs/')
     # the same on every machine, whatever it multiplies fast
     os.environ.update(SHAKESPEARE_FFN_SCALE='full', SHAKESPEARE_FFN_ARITHMETIC='float32')
     os.environ['SHAKESPEARE_FFN_CACHE'] = str(cache_dir()) # notebooks run in another folder
