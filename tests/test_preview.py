@@ -1,4 +1,6 @@
-"What a newcomer sees while the index is built: the model's distribution at once, previews from a growing share, the exact answer at the end."
+"""What a newcomer sees while the index is built.
+
+First the model's distribution, then previews from a growing share of the strings, at the end the answer."""
 import json, re, sys
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
@@ -24,8 +26,12 @@ def often(monkeypatch):
 def events(monkeypatch):
     "What is said and computed, in order"
     events, forward = [], TrieForward.__call__
-    monkeypatch.setattr(TrieForward, '__call__', lambda self, tokens: events.append(len(tokens)) or forward(self, tokens))
-    for module in corpus_keys, explaining: monkeypatch.setattr(module, 'say', lambda message, quiet=False: quiet or events.append(message))
+    def computing(self, tokens):
+        events.append(len(tokens))
+        return forward(self, tokens)
+    def saying(message, quiet=False): quiet or events.append(message)
+    monkeypatch.setattr(TrieForward, '__call__', computing)
+    for module in corpus_keys, explaining: monkeypatch.setattr(module, 'say', saying)
     return events
 
 def lines(err): return [line.split('\r')[-1] for line in err.split('\n')]
@@ -35,9 +41,11 @@ def test_the_model_speaks_at_once_then_previews_then_the_answer(new_cache, often
     main(['to', '--json'])
     out, err = capsys.readouterr()
     first, model, building, *rest = lines(err)
-    assert first == "After 'to', while the index is built:" and model.startswith('  model  ') and building.startswith('Building the index')
+    assert first == "After 'to', while the index is built:"
+    assert model.startswith('  model  ') and building.startswith('Building the index')
     previews = [line for line in rest if line.startswith('  approximation')]
-    assert len(previews) >= 4 and all(re.search(r'\((Hellinger distance 0\.\d+|no similar string yet)\)$', line) for line in previews)
+    ends = re.compile(r'\((Hellinger distance 0\.\d+|no similar string yet)\)$')
+    assert len(previews) >= 4 and all(ends.search(line) for line in previews)
     assert shares(err) == sorted(shares(err)) and 1 <= shares(err)[0] <= 20 and shares(err)[-1] < 100
     assert json.loads(out)['prompt'] == 'to' # nothing of it on standard output
     main(['to', '--json'])
@@ -52,7 +60,8 @@ def test_quiet_is_quiet(new_cache, often, capsys, events, corpus, model):
     assert not [e for e in events if isinstance(e, str)] and capsys.readouterr() == ('', '')
 
 def test_nothing_is_said_of_an_answer_that_cannot_come(new_cache, monkeypatch, capsys):
-    monkeypatch.setattr(corpus_keys, 'check_room', lambda *args: (_ for _ in ()).throw(UserError('make room')))
+    def no_room(*args): raise UserError('make room')
+    monkeypatch.setattr(corpus_keys, 'check_room', no_room)
     with pytest.raises(SystemExit): main(['to'])
     assert capsys.readouterr() == ('', 'ffn_explain: make room\n')
 
@@ -64,14 +73,19 @@ def test_who_waits_for_another_process_hears_the_model_as_well(new_cache, corpus
     monkeypatch.setattr(corpus_keys, 'FileLock', Taken)
     explain('a', corpus, model)
     said = [e for e in events if isinstance(e, str)]
-    assert said[0].startswith('Another process') and said[1].startswith("After 'a'") and sum('  model ' in s for s in said) == 1
+    assert said[0].startswith('Another process') and said[1].startswith("After 'a'")
+    assert sum('  model ' in s for s in said) == 1
 
 @pytest.mark.parametrize('exclude_self', [False, True])
 def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
-    e, index = explain('to', corpus, model, exclude_self=exclude_self, quiet=True), corpus_index(corpus, model, 2, quiet=True)
-    preview = Preview('to', next_char_probs(model, check_prompt('to', model))[0], corpus, tuned_approximation(model), exclude_self)
-    for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7): preview.update([(index.ids[rows], index.keys[:, rows])], index.compute)
-    for counts, b in zip(preview.counts(), e.blocks, strict=True): assert {c: n for c, n in zip(corpus.tokenizer.chars, counts.tolist()) if n} == b.counts
+    e = explain('to', corpus, model, exclude_self=exclude_self, quiet=True)
+    index = corpus_index(corpus, model, 2, quiet=True)
+    probs = next_char_probs(model, check_prompt('to', model))[0]
+    preview = Preview('to', probs, corpus, tuned_approximation(model), exclude_self)
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7):
+        preview.update([(index.ids[rows], index.keys[:, rows])], index.compute)
+    for counts, b in zip(preview.counts(), e.blocks, strict=True):
+        assert {c: n for c, n in zip(corpus.tokenizer.chars, counts.tolist()) if n} == b.counts
 
 def watched(looks):
     def watch(share, news, keys): looks.append((share, [(ids, rows.clone()) for ids, rows in news]))
@@ -90,7 +104,8 @@ def check_looks(looks, index, already=0):
 def test_looks_see_every_row_once(new_cache, often, corpus, model):
     looks = []
     index = corpus_index(corpus, model, 2, quiet=True, watch=watched(looks))
-    assert looks[0] == (0, []) and len(looks) == -(-len(index)//200) # nothing at first, and none after the last chunk
+    # nothing at first, and none after the last chunk
+    assert looks[0] == (0, []) and len(looks) == -(-len(index)//200)
     check_looks(looks, index)
 
 def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus, model, monkeypatch):

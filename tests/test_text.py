@@ -1,4 +1,6 @@
-"Whatever comes from a text or a prompt is data: on a terminal, in HTML, in JSON, in a figure, in a message, in any locale."
+"""Whatever comes from a text or a prompt is data.
+
+On a terminal, in HTML, in JSON, in a figure, in a message, in any locale."""
 import ast, gc, html, json, os, re, subprocess, sys, tracemalloc, unicodedata, warnings, weakref
 from html.parser import HTMLParser
 from io import BytesIO
@@ -11,17 +13,22 @@ from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
 from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus
-from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run_explain, typed
+from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run_explain
+from shakespeare_ffn.explain import typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.text_analysis import drawable, next_counts, plot_next
 
 ROOT = Path(__file__).resolve().parents[1]
-NASTY = ('\n\r\t\x00\x1b\x7f\x85\x9b $`|\\<>&"\'{}^_%#*~␣↵⇥␍␛⟨⟩◌█▏\xa0\xad\u0301\u0338\u0489\u200b\u200d\u200e\u200f\u2028\u2029\u202a\u202e'
-         '\u2066\u2069\ufe0f\ufeff\ufffd\ufffe\ufff9\u3164\u2800\u0378\ue000\ud800\udcff\U000e0041\U0001f600\U0010ffff中אعก๎é')
+NASTY = ('\n\r\t\x00\x1b\x7f\x85\x9b $`|\\<>&"\'{}^_%#*~␣↵⇥␍␛⟨⟩◌█▏'
+         '\xa0\xad\u0301\u0338\u0489\u200b\u200d\u200e\u200f\u2028\u2029\u202a\u202e'
+         '\u2066\u2069\ufe0f\ufeff\ufffd\ufffe\ufff9\u3164\u2800\u0378\ue000'
+         '\ud800\udcff\U000e0041\U0001f600\U0010ffff中אعก๎é')
 any_char = st.sampled_from(NASTY) | st.integers(0, 0x10ffff).map(chr)
 
 def raw(text: str) -> list:
-    "What must not be sent to a terminal or a browser: controls, formats, surrogates, unassigned; separators and blanks but a space."
+    """What must not be sent to a terminal or a browser.
+
+    Controls, formats, surrogates, what is not assigned; separators and blanks but a space."""
     return [ascii(c) for c in text if unicodedata.category(c)[0] in 'CZ' and c != ' ']
 
 def test_no_two_characters_look_the_same():
@@ -29,14 +36,17 @@ def test_no_two_characters_look_the_same():
     shown = [show_char(chr(i)) for i in points]
     assert len(set(shown)) == len(shown)
     assert raw(''.join(shown)) == [] and ' ' not in shown
-    assert all(len(s) > 1 for s in map(show_char, '\u0301\u200b\ufe0f\u3164\ue000')) # an accent on a circle, the rest by numbers
+    # an accent on a circle, the rest by numbers
+    assert all(len(s) > 1 for s in map(show_char, '\u0301\u200b\ufe0f\u3164\ue000'))
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.sampled_from('a \u0301◌⟨⟩\n↵␣\u200b') | any_char, max_size=5).map(''.join), st.lists(st.sampled_from('a \u0301◌⟨\n↵'), max_size=5).map(''.join))
+@given(st.lists(st.sampled_from('a \u0301◌⟨⟩\n↵␣\u200b') | any_char, max_size=5).map(''.join),
+       st.lists(st.sampled_from('a \u0301◌⟨\n↵'), max_size=5).map(''.join))
 def test_no_two_texts_look_the_same(a, b):
     assert (show_text(a) == show_text(b)) == (a == b)
     assert raw(show_text(a)) == [] and show_text(show_text(a), signed=True) == show_text(a)
-    assert not unicodedata.category((show_text(a) + 'x')[0]).startswith('M') # nothing joins what stands before a text
+    # nothing joins what stands before a text
+    assert not unicodedata.category((show_text(a) + 'x')[0]).startswith('M')
 
 @st.composite
 def explanations(draw, n_blocks=st.integers(1, 4)):
@@ -44,14 +54,18 @@ def explanations(draw, n_blocks=st.integers(1, 4)):
     chars = draw(st.lists(any_char, min_size=1, max_size=9, unique=True))
     text = ''.join(draw(st.lists(st.sampled_from(chars), min_size=6, max_size=60)))
     corpus = Corpus(text, CharTokenizer(''.join(sorted(set(text)))), 'f'*64)
-    length = draw(st.integers(1, 5))
-    weights = draw(st.lists(st.integers(1, 9), min_size=len(corpus.tokenizer), max_size=len(corpus.tokenizer)))
+    length, vocab_size = draw(st.integers(1, 5)), len(corpus.tokenizer)
+    weights = draw(st.lists(st.integers(1, 9), min_size=vocab_size, max_size=vocab_size))
     p = {c: w/sum(weights) for c, w in zip(corpus.tokenizer.chars, weights)}
     p = dict(sorted(p.items(), key=lambda item: -item[1]))
     def block(b):
         at = draw(st.integers(0, len(text)-length))
-        return BlockExplanation(b, .9, 1., 1, [SimilarString(text[at:at+length], 1., {text[at+length]: 1} if at+length < len(text) else {}, [at])], {text[0]: 3})
-    return Explanation(text[:5], length, 'smoke', 'f'*64, .5, draw(st.booleans()), p, p, [block(b) for b in range(draw(n_blocks))], corpus, 'given')
+        following = {c: 1 for c in text[at+length:at+length+1]} # none at the end of the text
+        similar = SimilarString(text[at:at+length], 1., following, [at])
+        return BlockExplanation(b, .9, 1., 1, [similar], {text[0]: 3})
+    blocks = [block(b) for b in range(draw(n_blocks))]
+    empty = draw(st.booleans())
+    return Explanation(text[:5], length, 'smoke', 'f'*64, .5, empty, p, p, blocks, corpus, 'given')
 
 @settings(max_examples=60, deadline=None)
 @given(explanations())
@@ -72,8 +86,12 @@ class Page(HTMLParser):
     def __init__(self, page):
         super().__init__()
         self.tags, self.texts, self.open = [], [], []
-        self.feed(page); self.close()
-    def handle_starttag(self, tag, attrs): self.open.append(len(self.tags)); self.tags.append((tag, attrs)); self.texts.append('')
+        self.feed(page)
+        self.close()
+    def handle_starttag(self, tag, attrs):
+        self.open.append(len(self.tags))
+        self.tags.append((tag, attrs))
+        self.texts.append('')
     def handle_endtag(self, tag): assert self.tags[self.open.pop()][0] == tag
     def handle_data(self, data): self.texts[self.open[-1]] += data
     def text(self, tag): return [text for (t, _), text in zip(self.tags, self.texts) if t == tag]
@@ -83,19 +101,23 @@ class Page(HTMLParser):
 def test_html_shows_the_same_text(e):
     page = Page(e._repr_html_())
     assert page.open == [] and raw(e._repr_html_().replace('\n', '')) == []
-    assert {tag for tag, _ in page.tags} <= {'div', 'h4', 'code', 'p', 'table', 'tr', 'th', 'td', 'b', 'details', 'summary', 'pre'}
+    assert {tag for tag, _ in page.tags} <= {'div', 'h4', 'code', 'p', 'b', 'table', 'tr', 'th', 'td',
+                                             'details', 'summary', 'pre'}
     assert {name for _, attrs in page.tags for name, _ in attrs} <= {'style', 'class', 'dir'}
     assert page.text('code') == [show_text(e.explained)]
     assert page.text('td')[::4] == [show_char(c) for c in module.rows_to_show(e)]
     lines = [module.block_lines(b, part, e)[2:] for b, part in zip(e.blocks, module.influence(e))]
     assert page.text('pre') == ['\n'.join(some) for some in lines]
-    assert 'mathjax_ignore' in dict(page.tags[0][1])['class'].split() # Jupyter looks for formulas in HTML, too
+    # Jupyter looks for formulas in HTML, too
+    assert 'mathjax_ignore' in dict(page.tags[0][1])['class'].split()
 
 @settings(max_examples=60, deadline=None)
 @given(explanations())
 def test_json_is_ascii_and_exact(e):
-    assume(not re.search('[\ud800-\udbff][\udc00-\udfff]', e.corpus.text)) # JSON takes the two for one character; no file holds them
-    with mock.patch.multiple(module, load_model=mock.DEFAULT, load_corpus=mock.DEFAULT, check_prompt=mock.DEFAULT, chosen_approximation=mock.DEFAULT, explain=lambda *a, **k: e):
+    # JSON takes two surrogates for one character; no file holds them
+    assume(not re.search('[\ud800-\udbff][\udc00-\udfff]', e.corpus.text))
+    quiet = dict.fromkeys(['load_model', 'load_corpus', 'check_prompt', 'chosen_approximation'], mock.DEFAULT)
+    with mock.patch.multiple(module, **quiet, explain=lambda *a, **k: e):
         line = run_explain(['x', '--json'])
     assert line.isascii() and '\n' not in line
     assert json.loads(line) == e.to_dict()
@@ -112,8 +134,10 @@ def test_a_figure_draws_signs(e, kind):
     title = figure.axes[0].get_title()
     assert title == drawable(f'{quoted(e.explained)}: Hellinger distance 0.500') and raw(title) == []
     labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
-    assert labels == [drawable(show_char(c)) for c in dict.fromkeys(list(e.model)[:6])] and len(set(labels)) == len(labels)
-    assert not any(t.get_parse_math() for t in [figure.axes[0].title, *(t for ax in figure.axes for t in ax.get_xticklabels())])
+    assert labels == [drawable(show_char(c)) for c in dict.fromkeys(list(e.model)[:6])]
+    assert len(set(labels)) == len(labels)
+    ticks = [t for ax in figure.axes for t in ax.get_xticklabels()]
+    assert not any(t.get_parse_math() for t in [figure.axes[0].title, *ticks])
 
 @pytest.mark.parametrize('text', ['$x$ and $y', r'$\frac{1}{', 'a$_$b$^$', '中\u0301\x1b$$'])
 def test_dollars_are_no_formula(text):
@@ -132,7 +156,8 @@ def test_code_in_markdown(text):
     else: assert html.unescape(code) == f'<code>{shown}</code>' and not set('`|\\$') & set(code)
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(any_char, min_size=1, max_size=400), st.lists(any_char, min_size=1, max_size=400).map(''.join))
+@given(st.lists(any_char, min_size=1, max_size=400),
+       st.lists(any_char, min_size=1, max_size=400).map(''.join))
 def test_a_message_is_short_and_clean(vocabulary, prompt):
     tokenizer = CharTokenizer(''.join(dict.fromkeys(vocabulary)))
     try: assert tokenizer.decode(tokenizer.encode(prompt)) == prompt
@@ -140,7 +165,8 @@ def test_a_message_is_short_and_clean(vocabulary, prompt):
 
 def test_a_message_on_thousands_of_characters():
     tokenizer = CharTokenizer(''.join(map(chr, range(0x4e00, 0x4e00 + 4203))))
-    with pytest.raises(UserError, match="'é' at position 2 .* 4203 characters") as e: tokenizer.encode('一丁é' + '一'*10**6)
+    with pytest.raises(UserError, match="'é' at position 2 .* 4203 characters") as e:
+        tokenizer.encode('一丁é' + '一'*10**6)
     assert len(str(e.value)) <= 300
 
 def refused(capsys, *args) -> str:
@@ -150,16 +176,22 @@ def refused(capsys, *args) -> str:
     assert (ended.value.code, out, err.count('\n')) == (2, '', 1), err
     return err
 
-@pytest.mark.parametrize('args', [['To be', '--text', 'no\x1b[31mwhere\n\u202e.txt'], ['To be', '--figure', '\x1b]0;title\x07.xyz'],
-                                  ['To be', '--depth\x9b3J'], ['To\x1b be'], ['To be', '--top', 'x'*12_000]], ids=ascii)
+@pytest.mark.parametrize('args', [['To be', '--text', 'no\x1b[31mwhere\n\u202e.txt'],
+                                  ['To be', '--figure', '\x1b]0;title\x07.xyz'],
+                                  ['To be', '--depth\x9b3J'],
+                                  ['To\x1b be'],
+                                  ['To be', '--top', 'x'*12_000]], ids=ascii)
 def test_a_message_sends_nothing_raw(capsys, args):
     line = refused(capsys, *args)
     assert raw(line[:-1]) == [] and len(line) < 500
 
-def test_a_message_shows_signs_once(capsys): assert "'⟨U+202E⟩' at position 2 of 'To⟨U+202E⟩'" in refused(capsys, 'To\u202e')
+def test_a_message_shows_signs_once(capsys):
+    assert "'⟨U+202E⟩' at position 2 of 'To⟨U+202E⟩'" in refused(capsys, 'To\u202e')
 
-@pytest.mark.parametrize('given, meant', [(r'KING:\n', 'KING:\n'), (r'printf("\\n")', r'printf("\n")'), (r'\alpha \\nu', r'\alpha \nu'), (r'\\\n', '\\\n'),
-                                          (r'C:\dir', r'C:\dir'), ('ends in \\', 'ends in \\'), (r'\\\\', r'\\')])
+@pytest.mark.parametrize('given, meant', [(r'KING:\n', 'KING:\n'), (r'printf("\\n")', r'printf("\n")'),
+                                          (r'\alpha \\nu', r'\alpha \nu'), (r'\\\n', '\\\n'),
+                                          (r'C:\dir', r'C:\dir'), ('ends in \\', 'ends in \\'),
+                                          (r'\\\\', r'\\')])
 def test_backslashes_in_a_prompt(given, meant): assert typed(given) == meant
 
 @given(st.lists(any_char | st.sampled_from('\\n'), max_size=20).map(''.join))
@@ -182,12 +214,17 @@ def test_a_byte_order_mark_is_dropped_and_line_ends_get_a_word(tmp_path, capsys)
 def own_text(tmp_path_factory):
     "A text in several scripts, and a small model said to be trained on it"
     folder = tmp_path_factory.mktemp('own')
-    (folder/'text.txt').write_text('naïve 中文 \u202eשלום $x$ caf\u00e9 \x1b[1m ␣ |\n'*40, encoding='utf-8')
+    text = 'naïve 中文 \u202eשלום $x$ caf\u00e9 \x1b[1m ␣ |\n'*40
+    (folder/'text.txt').write_text(text, encoding='utf-8')
     corpus = load_corpus(folder/'text.txt')
-    save_model(Transformer(Config(len(corpus.tokenizer), n_layer=2, n_embed=12, n_head=2)), folder/'weights.safetensors', dict(corpus_sha256=corpus.sha256), corpus.tokenizer.chars)
+    model = Transformer(Config(len(corpus.tokenizer), n_layer=2, n_embed=12, n_head=2))
+    metadata = dict(corpus_sha256=corpus.sha256)
+    save_model(model, folder/'weights.safetensors', metadata, corpus.tokenizer.chars)
     return folder
 
-LOCALES = dict(C=dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'), latin=dict(PYTHONIOENCODING='latin-1'), ascii=dict(PYTHONIOENCODING='ascii:strict'))
+LOCALES = dict(C=dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0'),
+               latin=dict(PYTHONIOENCODING='latin-1'),
+               ascii=dict(PYTHONIOENCODING='ascii:strict'))
 COMMAND = """
 import sys, warnings
 warnings.filterwarnings('error', category=EncodingWarning, module=r'shakespeare_ffn\\.')
@@ -198,9 +235,11 @@ for more in ['--json'], ['--figure', sys.argv[1]]: main([*sys.argv[2:], *more])
 @pytest.mark.parametrize('locale', LOCALES.values(), ids=LOCALES)
 def test_any_locale(own_text, locale):
     "reads UTF-8, loses no character, and no file is opened in the locale's encoding"
-    args = ['na\u00efve 中', '--text', own_text/'text.txt', '--model', own_text/'weights.safetensors', '--thresholds=-1,-1', '--weights', '1,1']
-    done = subprocess.run([os.fsencode(a) for a in (sys.executable, '-X', 'warn_default_encoding', '-c', COMMAND, own_text/'figure.png', *map(str, args))],
-                          env=os.environ | locale, capture_output=True)
+    python = sys.executable, '-X', 'warn_default_encoding', '-c', COMMAND, own_text/'figure.png'
+    files = '--text', own_text/'text.txt', '--model', own_text/'weights.safetensors'
+    args = 'na\u00efve 中', *files, '--thresholds=-1,-1', '--weights', '1,1'
+    command = [os.fsencode(a) for a in (*python, *args)]
+    done = subprocess.run(command, env=os.environ | locale, capture_output=True)
     assert done.returncode == 0, done.stderr.decode('utf-8', 'replace')
     line, text = done.stdout.split(b'\n', 1)
     said, corpus = json.loads(line.decode('ascii')), load_corpus(own_text/'text.txt')
@@ -217,12 +256,12 @@ def in_the_locale(source: str) -> list:
     for node in ast.walk(ast.parse(re.sub(r'^\s*[!%].*$', '', source, flags=re.M))):
         if not isinstance(node, ast.Call): continue
         name, given = getattr(node.func, 'attr', getattr(node.func, 'id', '')), {k.arg for k in node.keywords}
-        strings = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-        binary = any(re.fullmatch(r'[rwxa+]*b[rwxa+]*', s) for s in strings)
-        module = isinstance(node.func, ast.Attribute) and getattr(node.func.value, 'id', '') in {'os', 'Image'}
-        files = name in OPENERS and not binary and not module and 'safe' not in name
-        texts = 'text' in given or 'universal_newlines' in given
-        if (files or texts and name in {'run', 'Popen', 'check_output'}) and not given & {'encoding', None}: found.append(ast.unparse(node))
+        values = [getattr(a, 'value', None) for a in [*node.args, *(k.value for k in node.keywords)]]
+        binary = any(re.fullmatch(r'[rwxa+]*b[rwxa+]*', v) for v in values if isinstance(v, str))
+        of = getattr(node.func.value, 'id', '') if isinstance(node.func, ast.Attribute) else ''
+        files = name in OPENERS and not binary and of not in {'os', 'Image'} and 'safe' not in name
+        texts = name in {'run', 'Popen', 'check_output'} and given & {'text', 'universal_newlines'}
+        if (files or texts) and not given & {'encoding', None}: found.append(ast.unparse(node))
     return found
 
 def sources():
@@ -234,14 +273,16 @@ def sources():
             if cell.cell_type == 'code': yield f'{path.name} {cell.id}', cell.source
 
 def test_files_are_utf8_whatever_the_locale():
-    assert in_the_locale("p.read_text(); open(p, 'w'); subprocess.run(c, text=True)") and not in_the_locale("open(p, 'rb'); p.read_text(encoding='utf-8')")
+    assert len(in_the_locale("p.read_text(); open(p, 'w'); subprocess.run(c, text=True)")) == 3
+    assert not in_the_locale("open(p, 'rb'); p.read_text(encoding='utf-8')")
     assert {name: calls for name, source in sources() if (calls := in_the_locale(source))} == {}
 
 def test_a_corpus_goes_when_nobody_holds_it():
     corpus = Corpus('banana'*10, CharTokenizer('abn'), '')
     assert corpus.substrings(3) is corpus.substrings(3)
     strings, alive = weakref.ref(corpus.substrings(3)), weakref.ref(corpus)
-    del corpus; gc.collect()
+    del corpus
+    gc.collect()
     assert alive() is None and strings() is None
 
 def test_explaining_again_costs_no_memory():
@@ -253,12 +294,14 @@ def test_explaining_again_costs_no_memory():
     grown, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert first.corpus.substrings(2) is strings
-    assert sum(type(x) is Substrings and x.length == 2 and x.text is first.corpus.text for x in gc.get_objects()) == 1
+    all_strings = [x for x in gc.get_objects() if type(x) is Substrings]
+    assert [x for x in all_strings if x.length == 2 and x.text is first.corpus.text] == [strings]
     assert grown < 10**6 # of a corpus, 47 million
 
 def test_nobody_else_has_the_default_model():
     "or what they change in it would change the answers"
-    assert module.default_model('cpu') is module.default_model('cpu') and all(load_model() is not module.default_model('cpu') for _ in range(2))
+    assert module.default_model('cpu') is module.default_model('cpu')
+    assert all(load_model() is not module.default_model('cpu') for _ in range(2))
 
 @settings(max_examples=100, deadline=None)
 @given(st.text('abc', min_size=1, max_size=40), st.integers(1, 4))
@@ -266,12 +309,15 @@ def test_counts_of_any_text(text, length):
     if length > len(text): return
     tokenizer = CharTokenizer(''.join(sorted(set(text))))
     strings = Substrings(text, tokenizer.encode(text).numpy(), length, len(tokenizer))
-    counts, expected = next_counts(strings, len(tokenizer)), torch.zeros(len(strings), len(tokenizer), dtype=torch.long)
-    for i in range(len(text)-length): expected[strings.find(text[i:i+length]), tokenizer.stoi[text[i+length]]] += 1
+    counts = next_counts(strings, len(tokenizer))
+    expected = torch.zeros(len(strings), len(tokenizer), dtype=torch.long)
+    for i in range(len(text)-length):
+        expected[strings.find(text[i:i+length]), tokenizer.stoi[text[i+length]]] += 1
     assert torch.equal(counts.to_dense().long(), expected)
     assert torch.equal(counts.sum(0), expected.sum(0)) and torch.equal(counts.sum(1), expected.sum(1))
     rows = torch.randint(len(strings), (7,), generator=torch.Generator().manual_seed(length))
-    assert torch.equal(counts[rows].to_dense().long(), expected[rows]) and torch.equal(SparseCounts.of(expected)[rows].to_dense(), expected[rows])
+    assert torch.equal(counts[rows].to_dense().long(), expected[rows])
+    assert torch.equal(SparseCounts.of(expected)[rows].to_dense(), expected[rows])
 
 LARGE = """
 import resource
@@ -288,7 +334,8 @@ keys = torch.from_numpy(rng.standard_normal((1, len(strings), 8))).bfloat16()
 for thresholds in [-1.], [[-1., .9]]:
     counts, n_matches = threshold_attention(keys[:, :2], keys, values, thresholds)
     everything = np.bincount(tokens[3:], minlength=vocab)
-    assert (counts.reshape(-1, 2, vocab)[0].numpy() == everything).all() and (n_matches.flatten()[:2] == len(strings)).all()
+    assert (counts.reshape(-1, 2, vocab)[0].numpy() == everything).all()
+    assert (n_matches.flatten()[:2] == len(strings)).all()
 rows, _ = similar(keys[0, 0], keys[0], .9)
 assert (values[rows].sum(0) == counts[0, 1, 0]).all() and (n_matches[0, 1, 0] == len(rows))
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, 'GB')
@@ -302,7 +349,9 @@ def test_thousands_of_different_characters():
 
 def test_a_figure_is_shown_once_and_goes():
     import matplotlib.pyplot as plt
-    e = Explanation('ab', 2, 'smoke', '', .1, False, dict(a=.5, b=.5), dict(a=.5, b=.5), [BlockExplanation(b, .9, 1, 0, [], {}) for b in range(4)], Corpus('abab', CharTokenizer('ab'), ''))
+    p, corpus = dict(a=.5, b=.5), Corpus('abab', CharTokenizer('ab'), '')
+    blocks = [BlockExplanation(b, .9, 1, 0, [], {}) for b in range(4)]
+    e = Explanation('ab', 2, 'smoke', '', .1, False, p, p, blocks, corpus)
     with warnings.catch_warnings():
         warnings.simplefilter('error') # pyplot warns of more than 20 figures
         alive = [weakref.ref(e.plot()) for _ in range(25)]
