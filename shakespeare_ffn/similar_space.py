@@ -64,13 +64,15 @@ class Approximation:
         check_thresholds(self.thresholds, len(self.thresholds))
         w = torch.tensor(self.weights, dtype=torch.float64)
         if not (torch.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
-            raise UserError(f'weights must be numbers from 0 up, not all 0; got {", ".join(map(str, self.weights))}')
+            given = ', '.join(map(str, self.weights))
+            raise UserError(f'weights must be numbers from 0 up, not all 0; got {given}')
 
     def check(self, n_layer: int):
         "A `UserError` unless there is one threshold and one weight for each of `n_layer` blocks."
         for name, given in ('thresholds', self.thresholds), ('weights', self.weights):
             if len(given) == n_layer: continue
-            raise UserError(f'{len(given)} {name} given; the model has {n_layer} blocks and needs one for each')
+            needs = f'the model has {n_layer} blocks and needs one for each'
+            raise UserError(f'{len(given)} {name} given; {needs}')
         return self
 
     def __call__(self, counts, unigram): # (n_layer, n_queries, vocab_size), (vocab_size,)
@@ -93,20 +95,22 @@ def tuned_approximation(model: Transformer) -> Approximation:
     carried = shipped('approximations.json').get(model.hash)
     found = carried or json.loads(kept(approximation_file(model)) or 'null')
     if not found:
-        raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; '
-                        'run ffn_calibrate (in Python: calibrate(corpus, model)) once, or give thresholds and weights')
-    try: return Approximation(tuple(found['thresholds']), tuple(found['weights']), found['source'], found['length'])
+        raise UserError(f'nothing is tuned for the weights {model.hash[:12]}; run ffn_calibrate '
+                        '(in Python: calibrate(corpus, model)) once, or give thresholds and weights')
+    try:
+        thresholds, weights = tuple(found['thresholds']), tuple(found['weights'])
+        return Approximation(thresholds, weights, found['source'], found['length'])
     except (KeyError, TypeError, ValueError) as e:
         raise UserError('approximations.json of the package is damaged; install it again') from e
 
 # %% ../nbs/07_similar_space.ipynb #n005
 def counts_file(index: KeyIndex, n_prompts: int, block: int, threshold: float) -> Path:
-    "Where `prompt_counts` keeps what a block counts at a threshold: counts, n_matches, and the seconds that it took."
+    "Where `prompt_counts` keeps what a block counts at a threshold: counts, n_matches, seconds taken."
     return cache_dir()/'counts'/f'{index.path.name}-{n_prompts}'/f'block{block}-{float(threshold)!r}.kept'
 
 # %% ../nbs/07_similar_space.ipynb #s012
-def _kept_counts(index: KeyIndex, n_prompts: int, thresholds) -> dict: # (block, threshold) → tensors, or None
-    "What is kept for each block and threshold."
+def _kept_counts(index: KeyIndex, n_prompts: int, thresholds) -> dict:
+    "What is kept for each block and threshold: (block, threshold) → tensors, or None."
     asked = [(b, t) for b, row in enumerate(thresholds.tolist()) for t in row]
     return {(b, t): kept_tensors(counts_file(index, n_prompts, b, t)) for b, t in asked}
 
@@ -149,9 +153,11 @@ def prompt_counts(corpus: Corpus,
                   n_prompts=None,         # default: all of the scale's, 20,000 or 200
                   index: KeyIndex = None, # default: that of length 10
                   progress=True,
-                 ) -> tuple: # counts (n_layer, [n_thresholds,] n_prompts, vocab_size), n_matches without the last; int32
-    "`threshold_attention` for the article's first prompts at length 10, kept in the user's cache."
-    t, several = check_thresholds(thresholds, model.config.n_layer), float64(thresholds).dim() == 2
+                 ) -> tuple: # counts, n_matches
+    """`threshold_attention` for the article's first prompts at length 10, kept in the user's cache.
+
+    Counts are `(n_layer, [n_thresholds,] n_prompts, vocab_size)`, n_matches lack the last; both int32."""
+    t = check_thresholds(thresholds, model.config.n_layer)
     index = index or corpus_index(corpus, model)
     n_prompts = n_prompts or by_scale(20_000, 200)
 
@@ -163,6 +169,7 @@ def prompt_counts(corpus: Corpus,
         return torch.stack([torch.stack(row) for row in rows])
 
     counts, n_matches = laid_out('counts'), laid_out('n_matches')
+    several = float64(thresholds).dim() == 2
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
 # %% ../nbs/07_similar_space.ipynb #c019
@@ -172,7 +179,8 @@ def block_distances(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, 
                    ) -> torch.Tensor:      # (n_layer, n_thresholds)
     "Mean Hellinger distance to the model, of each block alone at each of its thresholds."
     one = torch.ones(1, dtype=torch.float64)
-    return torch.stack([torch.stack([mean_distance(c[None], one, probs, unigram) for c in block]) for block in counts])
+    def alone(block): return torch.stack([mean_distance(c[None], one, probs, unigram) for c in block])
+    return torch.stack([alone(block) for block in counts])
 
 # %% ../nbs/07_similar_space.ipynb #s022
 def curve_grid(n_layer=6) -> torch.Tensor: # (n_layer, n_thresholds) float64
@@ -183,7 +191,8 @@ def curve_grid(n_layer=6) -> torch.Tensor: # (n_layer, n_thresholds) float64
 def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit_weights`
     "Weights that L-BFGS reaches from some others."
     roots, logs = probs.double().sqrt(), start.log().requires_grad_()
-    optimiser = torch.optim.LBFGS([logs], max_iter=steps, line_search_fn='strong_wolfe', tolerance_change=1e-7)
+    optimiser = torch.optim.LBFGS([logs], max_iter=steps, tolerance_change=1e-7,
+                                  line_search_fn='strong_wolfe')
 
     def loss(): # the mean Hellinger distance, kept off zero where a root has no slope
         optimiser.zero_grad()
@@ -200,7 +209,7 @@ def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit
 def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
                 probs: torch.Tensor,   # (n_queries, vocab_size)
                 unigram: torch.Tensor, # (vocab_size,)
-                start=None,            # (n_layer,) weights to begin with; default: several beginnings, the best end
+                start=None,            # (n_layer,) weights to begin with; default: several, the best end
                 steps=40) -> torch.Tensor: # (n_layer,) float64, summing to one
     "Weights that bring the mixture closest to the model, in mean Hellinger distance."
     if start is not None: return _descend(counts, probs, unigram, start, steps)
@@ -241,7 +250,7 @@ def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
         probs: torch.Tensor,   # (n_queries, vocab_size) what the model says
         unigram: torch.Tensor, # (vocab_size,)
         rounds=8) -> Fit:      # at most so many
-    "Thresholds by coordinate descent and weights by gradient descent, together, to the least mean Hellinger distance."
+    "Thresholds by coordinate descent and weights by gradient descent, to the least mean Hellinger distance."
     layers, size = torch.arange(len(counts)), counts.sum((2, 3), dtype=torch.float64)
     chosen = block_distances(counts, probs, unigram).argmin(1)
     weights = fit_weights(counts[layers, chosen], probs, unigram)
@@ -313,7 +322,7 @@ class ValueSet:
         return ValueSet(self.approximation, self.counts[:, rows], self.n_matches[:, rows])
 
     def predict(self, unigram, keep=1.) -> tuple: # (n_prompts, vocab_size), (n_prompts,)
-        "The predictions, and which are empty; `keep` `(n_layer,)` is 1 for each block that is mixed, 0 for the others."
+        "The predictions, and which are empty; `keep` `(n_layer,)`: 1 for a block that is mixed, else 0."
         return mix(self.counts, float64(self.approximation.weights)*keep, unigram)
 
 # %% ../nbs/07_similar_space.ipynb #s055
@@ -339,8 +348,8 @@ def likeliest(p: torch.Tensor, # (n_queries, vocab_size)
 # %% ../nbs/07_similar_space.ipynb #c049
 def agreement(p: torch.Tensor, # (n_queries, vocab_size) predictions
               q: torch.Tensor, # (n_queries, vocab_size) what the model says
-              n=10) -> tuple:  # two of (n,): share of queries whose i-th token agrees; whose first i are the same set
-    "How often the likeliest tokens agree; what a prediction gives no probability is a miss."
+              n=10) -> tuple:  # two of (n,): share of queries whose i-th token agrees; whose first i do
+    "How often the likeliest tokens agree, each and as a set; a token without probability is a miss."
     ours, models = likeliest(p, n), likeliest(q, n)
     says = p.gather(1, ours) > 0
     place = ((ours == models) & says).double().mean(0)
