@@ -69,15 +69,14 @@ class Approximation:
 
     def check(self, n_layer: int):
         "A `UserError` unless there is one threshold and one weight for each of `n_layer` blocks."
+        needs = f'the model has {n_layer} blocks and needs one for each'
         for name, given in ('thresholds', self.thresholds), ('weights', self.weights):
-            if len(given) == n_layer: continue
-            needs = f'the model has {n_layer} blocks and needs one for each'
-            raise UserError(f'{len(given)} {name} given; {needs}')
+            if len(given) != n_layer: raise UserError(f'{len(given)} {name} given; {needs}')
         return self
 
     def __call__(self, counts, unigram): # (n_layer, n_queries, vocab_size), (vocab_size,)
         "The predictions `(n_queries, vocab_size)` that the counts make, and which are empty `(n_queries,)`."
-        return mix(counts, torch.tensor(self.weights, dtype=torch.float64), unigram)
+        return mix(counts, float64(self.weights), unigram)
 
 # %% ../nbs/07_similar_space.ipynb #s010
 def article_approximation() -> Approximation:
