@@ -63,9 +63,8 @@ class Approximation:
     def __post_init__(self):
         check_thresholds(self.thresholds, len(self.thresholds))
         w = torch.tensor(self.weights, dtype=torch.float64)
-        if not (torch.isfinite(w).all() and (w >= 0).all() and w.sum() > 0):
-            given = ', '.join(map(str, self.weights))
-            raise UserError(f'weights must be numbers from 0 up, not all 0; got {given}')
+        wrong = f'weights must be numbers from 0 up, not all 0; got {", ".join(map(str, self.weights))}'
+        if not (torch.isfinite(w).all() and (w >= 0).all() and w.sum() > 0): raise UserError(wrong)
 
     def check(self, n_layer: int):
         "A `UserError` unless there is one threshold and one weight for each of `n_layer` blocks."
