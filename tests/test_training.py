@@ -7,6 +7,7 @@ import pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
+from shakespeare_ffn.alternate_models import load_distributions
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
@@ -30,7 +31,8 @@ def refused(capsys, *args, begun=False) -> str:
     with pytest.raises(SystemExit) as ended: main([str(a) for a in args])
     out, err = capsys.readouterr()
     *before, last = err.splitlines()
-    assert (ended.value.code, out) == (2, '') and last.startswith('ffn_train: ') and bool(before) == begun and 'Traceback' not in err, err
+    assert (ended.value.code, out) == (2, '') and last.startswith('ffn_train: '), err
+    assert bool(before) == begun and 'Traceback' not in err, err
     return last
 
 HIT = """
@@ -44,7 +46,9 @@ t.step = step
 t.main()
 """
 
-HITS = {'SIGKILL at a look': ('SIGKILL', 180, 10), 'SIGKILL between': ('SIGKILL', 0, 12), 'SIGINT': ('SIGINT', 180, 13)} # looks at 5, 10, 15, 20
+# what hits, how often a checkpoint is written, the steps in the last one; evaluations at 5, 10, 15, 20
+HITS = {'SIGKILL at a look': ('SIGKILL', 180, 10), 'SIGKILL between': ('SIGKILL', 0, 12),
+        'SIGINT': ('SIGINT', 180, 13)}
 
 @pytest.fixture(scope='module')
 def hit(corpus, tmp_path_factory):
@@ -54,7 +58,8 @@ def hit(corpus, tmp_path_factory):
     options = ['--text', str(folder/'mine.txt'), '--device', 'cpu', '--output']
     for name, (sent, save_every, _) in HITS.items():
         args = [sent, str(save_every), *options, str(folder/name)]
-        processes[name] = subprocess.Popen([sys.executable, '-c', HIT, *args], text=True, encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes[name] = subprocess.Popen([sys.executable, '-c', HIT, *args], text=True, encoding='utf-8',
+                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     main([*options, str(folder/'whole')])
     yield options, folder, processes, load_file(folder/'whole')
     for p in processes.values(): p.kill()
@@ -65,7 +70,8 @@ def test_killed_and_taken_up_it_ends_where_an_unbroken_run_ends(hit, name):
     (options, folder, processes, whole), (sent, _, n_done) = hit, HITS[name]
     broken, checkpoint = folder/name, folder/f'{name}.checkpoint'
     _, err = processes[name].communicate(timeout=200)
-    assert processes[name].returncode == (130 if sent == 'SIGINT' else -signal.SIGKILL) and 'Traceback' not in err, err
+    expected = 130 if sent == 'SIGINT' else -signal.SIGKILL
+    assert processes[name].returncode == expected and 'Traceback' not in err, err
     assert done(checkpoint) == n_done and not broken.exists()
     main([*options, str(broken), '--resume'])
     other = load_file(broken)
@@ -84,10 +90,12 @@ def test_what_it_makes_can_be_explained(text, tmp_path, capsys):
     model = tmp_path/'mine.safetensors'
     main(['--text', str(text), '--output', str(model), '--seed', '3'])
     said = load_model(model).metadata
-    assert {'seed', 'steps', 'train_loss', 'val_loss', 'corpus_sha256', 'recipe', 'torch', 'seconds', 'device'} <= said.keys()
+    assert {'seed', 'steps', 'train_loss', 'val_loss', 'corpus_sha256'} <= said.keys()
+    assert {'recipe', 'torch', 'seconds', 'device'} <= said.keys()
     assert said['seed'] == '3' and float(said['val_loss']) < 3.5
     capsys.readouterr()
-    explain(['the ', '--text', str(text), '--model', str(model), '--thresholds', '.9,.9', '--weights', '1,1', '--json'])
+    own = ['--text', str(text), '--model', str(model)]
+    explain(['the ', *own, '--thresholds', '.9,.9', '--weights', '1,1', '--json'])
     assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
 
 def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypatch):
@@ -110,7 +118,8 @@ from dataclasses import replace
 import torch, torch.distributed as dist
 import shakespeare_ffn.training as t
 torch.set_num_threads(1)
-t.RECIPES = {name: replace(r, dropout=0.) for name, r in t.RECIPES.items()} # each process draws its own dropout
+# each process draws its own dropout
+t.RECIPES = {name: replace(r, dropout=0.) for name, r in t.RECIPES.items()}
 if 'RANK' in os.environ: dist.init_process_group('gloo')
 for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
     os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
@@ -120,41 +129,50 @@ for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 
 if dist.is_initialized(): dist.destroy_process_group()
 """
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+CAPTURED = dict(capture_output=True, text=True, encoding='utf-8')
 
 def test_two_processes_learn_what_one_learns(text, tmp_path):
     (tmp_path/'histories.py').write_text(HISTORIES, encoding='utf-8')
     def histories(*python):
         args = [tmp_path/'histories.py', tmp_path/f'{len(python)}', '--text', text, '--device', 'cpu']
-        done = subprocess.run([sys.executable, *python, *args], capture_output=True, text=True, encoding='utf-8', timeout=200)
+        done = subprocess.run([sys.executable, *python, *args], timeout=200, **CAPTURED)
         assert done.returncode == 0, done.stderr[-2000:]
-        return [[loss for look in json.loads(line) for loss in (look['train'], look['val'])] for line in done.stdout.splitlines()]
+        found = map(json.loads, done.stdout.splitlines())
+        return [[now[part] for now in history for part in ('train', 'val')] for history in found]
     two, one = histories(*TORCHRUN), histories()
-    for shared, alone, tolerance in zip(two, one, (1e-5, 1e-5, 3e-3), strict=True): # bfloat16 rounds what differs in order
+    # bfloat16 rounds what differs in order
+    for shared, alone, tolerance in zip(two, one, (1e-5, 1e-5, 3e-3), strict=True):
         assert shared == pytest.approx(alone, abs=tolerance) and shared[-1] < shared[1]
 
 def test_the_command_in_two_processes(text, tmp_path):
     "And with a backend of matplotlib in the environment that is none."
     command = Path(sys.executable).with_name('ffn_train')
-    done = subprocess.run([sys.executable, *TORCHRUN, '--no-python', command, '--text', text, '--output', tmp_path/'w', '--device', 'cpu'],
-                          capture_output=True, text=True, encoding='utf-8', timeout=200, env=os.environ | dict(MPLBACKEND='nonsense'))
+    args = [command, '--text', text, '--output', tmp_path/'w', '--device', 'cpu']
+    done = subprocess.run([sys.executable, *TORCHRUN, '--no-python', *args], timeout=200,
+                          env=os.environ | dict(MPLBACKEND='nonsense'), **CAPTURED)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert load_model(tmp_path/'w').metadata['steps'] == '20' and done.stderr.count('parameters learn from') == 1
+    assert load_model(tmp_path/'w').metadata['steps'] == '20'
+    assert done.stderr.count('parameters learn from') == 1
 
 def test_bad_text(capsys, tmp_path):
     short, one, binary = tmp_path/'short', tmp_path/'one', tmp_path/'binary'
-    short.write_text('ab'*320, encoding='utf-8'); one.write_text('a'*10_000, encoding='utf-8'); binary.write_bytes(b'\xff\xfe')
+    short.write_text('ab'*320, encoding='utf-8')
+    one.write_text('a'*10_000, encoding='utf-8')
+    binary.write_bytes(b'\xff\xfe')
     assert '640 characters; it needs at least 641' in refused(capsys, '--text', short)
     assert 'one distinct character' in refused(capsys, '--text', one)
     assert 'UTF-8' in refused(capsys, '--text', binary)
     assert 'cannot read' in refused(capsys, '--text', tmp_path/'nowhere')
     short.write_text('ab'*320 + 'a', encoding='utf-8')
-    assert len(new_run('--text', short).val) == 65
+    assert len(new_run('--text', short).val_tokens) == 65
 
 def test_bad_options(capsys, text, tmp_path, monkeypatch):
     assert "'abacus'" in refused(capsys, '--device', 'abacus')
     for steps in '-4', '0': assert 'at least 1' in refused(capsys, '--text', text, '--steps', steps)
-    for seed in '-1', '1.5', str(2**64): assert f"'{seed}' is not a seed" in refused(capsys, '--text', text, '--seed', seed)
-    for loss in 'nan', 'inf', '0': assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
+    for seed in '-1', '1.5', str(2**64):
+        assert f"'{seed}' is not a seed" in refused(capsys, '--text', text, '--seed', seed)
+    for loss in 'nan', 'inf', '0':
+        assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
     assert 'slow' in refused(capsys, '--recipe', 'slow')
     assert 'to go on from' in refused(capsys, '--text', text, '--output', tmp_path/'new', '--resume')
     monkeypatch.setattr(training, 'ranks', lambda: (0, 3))
@@ -162,7 +180,9 @@ def test_bad_options(capsys, text, tmp_path, monkeypatch):
 
 def test_the_largest_seed(text, tmp_path):
     run = new_run('--text', text, '--seed', 2**63-1)
-    run.advance(); run.save(tmp_path/'c'); run.load(tmp_path/'c')
+    run.advance()
+    run.save(tmp_path/'c')
+    run.load(tmp_path/'c')
 
 @pytest.mark.parametrize('there', ['w', 'w.png', 'w.checkpoint'])
 def test_nothing_is_overwritten(capsys, text, tmp_path, there):
@@ -174,7 +194,8 @@ def test_nothing_is_overwritten(capsys, text, tmp_path, there):
 def test_places_that_cannot_be_written(capsys, text, tmp_path):
     for place in text/'w', tmp_path/('w'*250), tmp_path/('w'*230), Path('/proc/nowhere/w'):
         assert f'cannot write {place}' in refused(capsys, '--text', text, '--output', place)
-    for place in '.', '/', tmp_path: assert 'is there already' in refused(capsys, '--text', text, '--output', place)
+    for place in '.', '/', tmp_path:
+        assert 'is there already' in refused(capsys, '--text', text, '--output', place)
     assert [p.name for p in tmp_path.iterdir()] == ['mine.txt']
 
 def test_a_foreign_checkpoint(capsys, text, tmp_path):
@@ -200,7 +221,8 @@ def test_a_full_disk(capsys, text, tmp_path):
     before = checkpoint.read_bytes()
     with files_up_to(len(before)//2): said = refused(capsys, *args, '--resume', begun=True)
     assert 'make room' in said
-    assert checkpoint.read_bytes() == before and sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w.checkpoint']
+    assert checkpoint.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w.checkpoint']
 
 def test_a_disk_that_is_full_at_the_end(capsys, text, tmp_path, monkeypatch):
     args = ['--text', text, '--output', tmp_path/'w']
@@ -216,15 +238,18 @@ def test_the_weights_nearest_to_the_target_are_kept(text, tmp_path):
     run = new_run('--text', text, '--device', 'cpu')
     run.target = 3.6
     run.train(tmp_path/'c', quiet=True)
-    assert run.kept['losses'] == min(run.history, key=lambda look: abs(look['train']-3.6)) and run.kept['losses']['step'] < 20
+    assert run.kept['losses'] == min(run.history, key=lambda now: abs(now['train']-3.6))
+    assert run.kept['losses']['step'] < 20
 
 def test_it_says_what_it_does(text, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(training.Run, 'sample', lambda run: 'Speak, speak.')
     main(['--text', str(text), '--output', str(tmp_path/'w')])
     out, err = capsys.readouterr()
     assert '20 steps of 8 × 64 characters' in err and err.count('about 0 minutes to go here') == 5
-    for said in 'train', 'validation', '(kept)', 'losses in float32 and over 2 random batches': assert said in err
-    assert str(tmp_path/'w') in out and err.index('Speak, speak.') < err.index('step 5:') # a sample before the first look's news
+    for said in 'train', 'validation', '(kept)', 'losses in float32 and over 2 random batches':
+        assert said in err
+    assert str(tmp_path/'w') in out
+    assert err.index('Speak, speak.') < err.index('step 5:') # a sample before the first news
 
 def nan_loss(real, *args): return float('nan')
 
@@ -233,18 +258,24 @@ def nan_weights(real, model, *args):
     with torch.no_grad(): model.lm_head.weight.fill_(float('nan'))
     return loss
 
-@pytest.mark.parametrize('ill, number, save_every, n_done', [(nan_loss, 7, 180, 5),                       # the loss of a step
-                                                             (nan_weights, 9, 180, 5),                    # the step before a look
-                                                             (nan_weights, 7, 0, 7), (nan_weights, 9, 0, 9)]) # before any checkpoint
+ILL = [(nan_loss, 7, 180, 5),    # the loss of a step
+       (nan_weights, 9, 180, 5), # the step before an evaluation
+       (nan_weights, 7, 0, 7),   # the step before a checkpoint
+       (nan_weights, 9, 0, 9)]   # before both
+
+@pytest.mark.parametrize('ill, number, save_every, n_done', ILL)
 def test_numbers_that_are_not_finite(capsys, text, tmp_path, monkeypatch, ill, number, save_every, n_done):
     real, checkpoint = training.step, tmp_path/'w.checkpoint'
-    def step(model, o, recipe, n, x, y): return ill(real, model, o, recipe, n, x, y) if n == number else real(model, o, recipe, n, x, y)
+    def step(model, optimisers, recipe, n, x, y):
+        args = model, optimisers, recipe, n, x, y
+        return ill(real, *args) if n == number else real(*args)
     monkeypatch.setattr(training, 'step', step)
     monkeypatch.setattr(training, 'SAVE_EVERY', save_every)
     said = refused(capsys, '--text', text, '--output', tmp_path/'w', begun=True)
     assert f'not finite at step {number + (ill is nan_weights)}; the last good checkpoint is kept' in said
     state = torch.load(checkpoint)
-    assert state['done'] == n_done and all(v.isfinite().all() for v in state['model'].values()) and not (tmp_path/'w').exists()
+    assert state['done'] == n_done and all(v.isfinite().all() for v in state['model'].values())
+    assert not (tmp_path/'w').exists()
     assert [h['step'] for h in state['history']] == [5] == [state['kept']['losses']['step']]
 
 @pytest.fixture
@@ -265,16 +296,19 @@ def test_only_models_of_the_fast_recipe_count(tool, corpus, tmp_path, new_cache,
         assert tool.kept(88) == fits
     assert not tool.kept(99999)
     output = training.default_output(corpus, 'fast', 88)
-    save_model(Transformer(Config(n_layer=1, n_head=1, n_embed=8)), output, by('{}', 88), corpus.tokenizer.chars)
+    small = Transformer(Config(n_layer=1, n_head=1, n_embed=8))
+    save_model(small, output, by('{}', 88), corpus.tokenizer.chars)
     with pytest.raises(UserError, match=f'{output} is not the model of seed 88'): tool.make(88, 'cpu', corpus)
 
-def nonsense(*_): raise ValueError("Key backend: 'nonsense' is not a valid value for backend;\nsupported values are …")
+def nonsense(*_):
+    raise ValueError("Key backend: 'nonsense' is not a valid value for backend;\nsupported values are …")
 
 def no_room(path, content):
     if path.suffix == '.png': raise UserError(f'cannot write {path}: No space left on device')
     path.write_bytes(content)
 
-CAUSES = dict(MPLBACKEND=('plot_history', nonsense), memory=('plot_history', lambda *_: bytes(2**60)), room=('write_atomically', no_room), matplotlib=None)
+CAUSES = dict(MPLBACKEND=('plot_history', nonsense), memory=('plot_history', lambda *_: bytes(2**60)),
+              room=('write_atomically', no_room), matplotlib=None)
 
 @pytest.mark.parametrize('why', CAUSES)
 def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, monkeypatch, why):
@@ -283,7 +317,8 @@ def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, m
     main(['--text', str(text), '--output', str(tmp_path/'w')])
     out, err = capsys.readouterr()
     assert 'Traceback' not in err and 'no curves: ' in out and len(out.splitlines()) == 1
-    assert load_model(tmp_path/'w').metadata['steps'] and sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w']
+    assert load_model(tmp_path/'w').metadata['steps']
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w']
 
 @pytest.fixture(scope='module')
 def a_checkpoint(corpus, tmp_path_factory):
@@ -299,12 +334,15 @@ def zeroed(raw, at, n): return raw[:at] + bytes(min(n, len(raw)-at)) + raw[at+n:
 def flipped(raw, at, n): return raw[:at] + bytes([raw[at] ^ 1]) + raw[at+1:]
 
 def numbers(run): # all tensors that a run has
-    return [*run.model.parameters(), *(v for o in run.optimisers for state in o.state.values() for v in state.values())]
+    states = [state for o in run.optimisers for state in o.state.values()]
+    return [*run.model.parameters(), *(v for state in states for v in state.values())]
+
+def same(a, b) -> bool: return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([cut, zeroed, flipped]), st.floats(0, 1, exclude_max=True), st.integers(1, 5000))
 def test_a_damaged_checkpoint_is_refused_or_is_the_same(a_checkpoint, tmp_path_factory, harm, where, n):
-    "Zeros in the middle of a tensor, as a power cut leaves them, are read by PyTorch as if they were numbers."
+    "Zeros in a tensor, as a power cut leaves them, are read by PyTorch as if they were numbers."
     args, raw = a_checkpoint
     path = tmp_path_factory.mktemp('damaged')/'w'
     path.write_bytes(harm(raw, int(where*len(raw)), n))
@@ -315,7 +353,7 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(a_checkpoint, tmp_path_f
         return
     path.write_bytes(raw) # only the space between two tensors was hit
     sound.load(path)
-    assert all(torch.equal(a, b) for a, b in zip(numbers(run), numbers(sound), strict=True)) and run.history == sound.history
+    assert same(numbers(run), numbers(sound)) and run.history == sound.history
 
 def test_zeros_in_the_middle_of_a_checkpoint(a_checkpoint, tmp_path):
     args, raw = a_checkpoint
@@ -324,8 +362,10 @@ def test_zeros_in_the_middle_of_a_checkpoint(a_checkpoint, tmp_path):
     assert (torch.load(tmp_path/'w')['model']['blocks.0.ffwd.fc.weight'] == 0).any() # PyTorch takes it
     with pytest.raises(UserError, match='not a readable checkpoint'): new_run(*args).load(tmp_path/'w')
 
-@pytest.mark.parametrize('change', [dict(model={}), dict(optimisers=[]), dict(optimisers=None), dict(generator=torch.zeros(3)), dict(seconds='long'),
-                                    dict(identity=None), dict(done=...)])
+LACKS = [dict(model={}), dict(optimisers=[]), dict(optimisers=None), dict(generator=torch.zeros(3)),
+         dict(seconds='long'), dict(identity=None), dict(done=...)]
+
+@pytest.mark.parametrize('change', LACKS)
 def test_a_checkpoint_that_lacks_something(a_checkpoint, tmp_path, change):
     args, raw = a_checkpoint
     state = {k: v for k, v in (torch.load(io.BytesIO(raw)) | change).items() if v is not ...}
@@ -338,26 +378,33 @@ def test_a_checkpoint_that_lacks_something(a_checkpoint, tmp_path, change):
 
 DISTRIBUTIONS = torch.rand(50, 65, generator=torch.Generator().manual_seed(0)).double().softmax(-1)
 
-@pytest.mark.parametrize('tensors, said', [(dict(probs=DISTRIBUTIONS), None), (dict(other=DISTRIBUTIONS), {}), (dict(probs=torch.tensor(1.)), {}),
-                                           (dict(probs=DISTRIBUTIONS*0), {}), (dict(probs=DISTRIBUTIONS[0]), {}), (dict(probs=DISTRIBUTIONS*torch.nan), {})])
+# tensors and metadata of a file
+NONE = [(dict(probs=DISTRIBUTIONS), None), (dict(other=DISTRIBUTIONS), {}),
+        (dict(probs=torch.tensor(1.)), {}), (dict(probs=DISTRIBUTIONS[0]), {}),
+        (dict(probs=DISTRIBUTIONS*0), {}), (dict(probs=DISTRIBUTIONS*torch.nan), {})]
+
+@pytest.mark.parametrize('tensors, said', NONE)
 def test_distributions_that_are_none(tmp_path, tensors, said):
     save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path/'d', said or None)
-    with pytest.raises(UserError, match='make models'): training.load_distributions(tmp_path/'d')
+    with pytest.raises(UserError, match='make models'): load_distributions(tmp_path/'d')
 
 @pytest.mark.parametrize('harm', [cut, zeroed])
 @pytest.mark.parametrize('where', [0, .001, .01, .3, .99])
 def test_damaged_distributions_are_refused(tmp_path, harm, where):
     save_file(dict(probs=DISTRIBUTIONS.half()), tmp_path/'d', dict(seed='88'))
-    probs, said = training.load_distributions(tmp_path/'d')
+    probs, said = load_distributions(tmp_path/'d')
     assert said == dict(seed='88') and (probs - DISTRIBUTIONS).abs().max() < 1e-3
     raw = (tmp_path/'d').read_bytes()
     (tmp_path/'d').write_bytes(harm(raw, int(where*len(raw)), 500))
-    with pytest.raises(UserError, match='make models'): training.load_distributions(tmp_path/'d')
+    with pytest.raises(UserError, match='make models'): load_distributions(tmp_path/'d')
 
 SEVERAL = dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='none')
 
-@pytest.mark.parametrize('said', [dict(WORLD_SIZE='2'), dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0'), dict(WORLD_SIZE='many'), dict(WORLD_SIZE='1.0'),
-                                  dict(WORLD_SIZE='-2'), dict(WORLD_SIZE='0'), dict(WORLD_SIZE='1', LOCAL_RANK='first'), dict(RANK='3'), SEVERAL])
+ENVIRONMENTS = [dict(WORLD_SIZE='2'), dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0'), dict(WORLD_SIZE='many'),
+                dict(WORLD_SIZE='1.0'), dict(WORLD_SIZE='-2'), dict(WORLD_SIZE='0'),
+                dict(WORLD_SIZE='1', LOCAL_RANK='first'), dict(RANK='3'), SEVERAL]
+
+@pytest.mark.parametrize('said', ENVIRONMENTS)
 def test_an_environment_of_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch, said):
     for name in SEVERAL: monkeypatch.delenv(name, raising=False)
     for name, value in said.items(): monkeypatch.setenv(name, value)
@@ -366,9 +413,11 @@ def test_an_environment_of_several_processes_without_torchrun(text, tmp_path, ca
 
 def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypatch):
     for name, value in (SEVERAL | dict(MASTER_PORT='29500')).items(): monkeypatch.setenv(name, value)
-    def lost(): raise torch.distributed.DistNetworkError('The client socket has timed out after 60000ms\nand more')
+    why = 'The client socket has timed out after 60000ms'
+    def lost(): raise torch.distributed.DistNetworkError(f'{why}\nand more')
     monkeypatch.setattr(training.dist, 'init_process_group', lost)
-    assert 'do not find each other (The client socket has timed out after 60000ms)' in refused(capsys, '--text', text, '--output', tmp_path/'w')
+    said = refused(capsys, '--text', text, '--output', tmp_path/'w')
+    assert f'do not find each other ({why})' in said
 
 class Broken(io.StringIO):
     "A stream that nobody reads any more, or whose disk is full."
@@ -387,7 +436,8 @@ def test_messages_that_nobody_can_read(text, tmp_path, monkeypatch, stream):
 
 def test_training_in_another_thread(text, tmp_path):
     "Also with a caller who draws random numbers meanwhile: neither changes what the other draws."
-    def trained(name): return numbers(new_run('--text', text).train(tmp_path/name, stop_at=99, quiet=True)) # to its first look
+    def trained(name): # to its first evaluation
+        return numbers(new_run('--text', text).train(tmp_path/name, stop_at=99, quiet=True))
     alone, there = trained('alone'), []
     torch.manual_seed(5)
     expected = torch.rand(1000)
@@ -399,7 +449,7 @@ def test_training_in_another_thread(text, tmp_path):
         thread.join(.001)
     thread.join()
     assert torch.equal(torch.cat(drawn), expected[:len(drawn)]) and len(drawn) > 9
-    assert all(torch.equal(a, b) for a, b in zip(alone, there, strict=True))
+    assert same(alone, there)
 
 @contextmanager
 def as_set(name, value):
@@ -409,17 +459,23 @@ def as_set(name, value):
     finally: getattr(torch, f'set_{name}')(before)
 
 def state_of_the_caller() -> tuple:
-    return (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled('cpu'), torch.get_default_dtype(),
-            torch.get_float32_matmul_precision(), torch.get_default_device(), torch.get_rng_state().tolist())
+    modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled('cpu')
+    defaults = torch.get_default_dtype(), torch.get_float32_matmul_precision(), torch.get_default_device()
+    return *modes, *defaults, torch.get_rng_state().tolist()
 
-STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.inference_mode, device=lambda: torch.device('meta'),
-              autocast=lambda: torch.autocast('cpu', torch.bfloat16), precision=lambda: as_set('float32_matmul_precision', 'medium'),
+STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.inference_mode,
+              device=lambda: torch.device('meta'), autocast=lambda: torch.autocast('cpu', torch.bfloat16),
+              precision=lambda: as_set('float32_matmul_precision', 'medium'),
               dtype=lambda: as_set('default_dtype', torch.float64))
 
 def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path):
     def a_few_steps():
         run, again = (new_run('--text', text) for _ in range(2))
-        run.advance(); run.save(tmp_path/'c'); again.load(tmp_path/'c'); again.advance(); again.evaluate()
+        run.advance()
+        run.save(tmp_path/'c')
+        again.load(tmp_path/'c')
+        again.advance()
+        again.evaluate()
         again.sample(9)
         said = again.finish(tmp_path/'w', 1)
         return numbers(again), {k: v for k, v in said.items() if k != 'seconds'}
@@ -431,7 +487,7 @@ def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path):
             assert state_of_the_caller() == before, name
     plain, told = results['nothing']
     for name, (there, said) in results.items():
-        assert all(torch.equal(a, b) for a, b in zip(plain, there, strict=True)) and said == told, name
+        assert same(plain, there) and said == told, name
 
 @pytest.mark.parametrize('asked', ['float32', 'bfloat16'])
 def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
@@ -443,7 +499,10 @@ def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
         return y
     monkeypatch.setattr(torch.nn.functional, 'linear', linear)
     orthogonalise = training.orthogonalised
-    monkeypatch.setattr(training, 'orthogonalised', lambda m, dtype, *a: met.add(f'Muon {dtype}') or orthogonalise(m, dtype, *a))
+    def orthogonalised(matrices, dtype, *options):
+        met.add(f'Muon {dtype}')
+        return orthogonalise(matrices, dtype, *options)
+    monkeypatch.setattr(training, 'orthogonalised', orthogonalised)
     run = new_run('--text', text)
     run.advance()
     assert met == {f'torch.{asked}', f'Muon torch.{asked}'}
@@ -494,11 +553,13 @@ def test_muon_is_pytorchs_but_for_the_arithmetic(shape):
             for p in params: p.grad = torch.randn(shape, generator=g)
             o.step()
         return torch.stack([p.detach() for p in params]), o.state_dict()
-    (theirs, their_state), (low, state) = moved(torch.optim.Muon, adjust_lr_fn='match_rms_adamw'), moved(training.Muon)
+    theirs, their_state = moved(torch.optim.Muon, adjust_lr_fn='match_rms_adamw')
+    low, state = moved(training.Muon)
     full, _ = moved(training.Muon, dtype=torch.float32)
     assert (low - theirs).norm() < 1e-2*theirs.norm()
     assert 0 < (full - theirs).norm() < 3e-2*theirs.norm()
-    assert state['param_groups'] == their_state['param_groups'] and state['state'].keys() == their_state['state'].keys()
+    assert state['param_groups'] == their_state['param_groups']
+    assert state['state'].keys() == their_state['state'].keys()
 
 def test_muon_in_float32_is_pytorchs_with_nothing_rounded(monkeypatch):
     monkeypatch.setattr(torch.Tensor, 'bfloat16', torch.Tensor.float) # PyTorch's has no other arithmetic

@@ -21,6 +21,7 @@ BY_TYPE = {int: Within(3, .005), float: Within(.001, .005)}
 RULES = [ # notebook, name of the row: regular expressions, of which the first that fit decide
     ('00_data', '', EXACT),                                         # facts of the corpus
     ('02_training', '', EXACT),                                     # read from the files of the four models
+    ('09_alternate_models', 'loss of seed', EXACT),                 # likewise
     ('', 'seconds', ANY),
     # a grid's best point: a step of the grid
     ('07', 'best_threshold|at_our_best', Within(.0101, .3)),
