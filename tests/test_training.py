@@ -18,7 +18,7 @@ from shakespeare_ffn.training import main
 def text(tmp_path, corpus):
     "A text of one's own, with fewer characters than Shakespeare's"
     path = tmp_path/'mine.txt'
-    path.write_text(corpus.text[:30_000].lower(), encoding='utf-8')
+    path.write_text(corpus.text[:10_000].lower(), encoding='utf-8')
     return path
 
 def new_run(*args): return training.new_run(training.parser().parse_args([str(a) for a in args]))
@@ -54,7 +54,7 @@ HITS = {'SIGKILL at a look': ('SIGKILL', 180, 10), 'SIGKILL between': ('SIGKILL'
 def hit(corpus, tmp_path_factory):
     "Runs that are hit, all at once, and the weights of one that is not."
     folder, processes = tmp_path_factory.mktemp('hit'), {}
-    (folder/'mine.txt').write_text(corpus.text[:30_000].lower(), encoding='utf-8')
+    (folder/'mine.txt').write_text(corpus.text[:10_000].lower(), encoding='utf-8')
     options = ['--text', str(folder/'mine.txt'), '--device', 'cpu', '--output']
     for name, (sent, save_every, _) in HITS.items():
         args = [sent, str(save_every), *options, str(folder/name)]
@@ -120,29 +120,35 @@ import shakespeare_ffn.training as t
 torch.set_num_threads(1)
 # each process draws its own dropout
 t.RECIPES = {name: replace(r, dropout=0.) for name, r in t.RECIPES.items()}
-if 'RANK' in os.environ: dist.init_process_group('gloo')
-for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
-    os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
-    run = t.new_run(t.parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
-    run.train(f'{sys.argv[1]}-{recipe}-{arithmetic}', quiet=True)
-    if t.ranks()[0] == 0: print(json.dumps(run.history))
-if dist.is_initialized(): dist.destroy_process_group()
+
+def losses(checkpoint):
+    "The losses on the way of a run in each arithmetic, and of the article's recipe."
+    found = []
+    for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
+        os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
+        run = t.new_run(t.parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
+        run.train(f'{checkpoint}-{recipe}-{arithmetic}', quiet=True)
+        found.append([now[part] for now in run.history for part in ('train', 'val')])
+    return found
+
+first = os.environ['RANK'] == '0'
+alone = losses(f'{sys.argv[1]}-alone') if first else None # torchrun has not joined them yet
+dist.init_process_group('gloo')
+together = losses(f'{sys.argv[1]}-together')
+if first: print(json.dumps([alone, together]))
+dist.destroy_process_group()
 """
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
 CAPTURED = dict(capture_output=True, text=True, encoding='utf-8')
 
 def test_two_processes_learn_what_one_learns(text, tmp_path):
     (tmp_path/'histories.py').write_text(HISTORIES, encoding='utf-8')
-    def histories(*python):
-        args = [tmp_path/'histories.py', tmp_path/f'{len(python)}', '--text', text, '--device', 'cpu']
-        done = subprocess.run([sys.executable, *python, *args], timeout=200, **CAPTURED)
-        assert done.returncode == 0, done.stderr[-2000:]
-        found = map(json.loads, done.stdout.splitlines())
-        return [[now[part] for now in history for part in ('train', 'val')] for history in found]
-    two, one = histories(*TORCHRUN), histories()
+    args = [tmp_path/'histories.py', tmp_path/'checkpoint', '--text', text, '--device', 'cpu']
+    done = subprocess.run([sys.executable, *TORCHRUN, *args], timeout=200, **CAPTURED)
+    assert done.returncode == 0, done.stderr[-2000:]
     # bfloat16 rounds what differs in order
-    for shared, alone, tolerance in zip(two, one, (1e-5, 1e-5, 3e-3), strict=True):
-        assert shared == pytest.approx(alone, abs=tolerance) and shared[-1] < shared[1]
+    for one, two, tolerance in zip(*json.loads(done.stdout), (1e-5, 1e-5, 3e-3), strict=True):
+        assert two == pytest.approx(one, abs=tolerance) and two[-1] < two[1]
 
 def test_the_command_in_two_processes(text, tmp_path):
     "And with a backend of matplotlib in the environment that is none."
@@ -225,12 +231,12 @@ def test_a_full_disk(capsys, text, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w.checkpoint']
 
 def test_a_disk_that_is_full_at_the_end(capsys, text, tmp_path, monkeypatch):
-    args = ['--text', text, '--output', tmp_path/'w']
+    args = ['--text', text, '--output', tmp_path/'w', '--stop-at', 99] # to its first evaluation
     def full(*_): raise UserError('cannot write the weights: No space left on device; make room')
     with monkeypatch.context() as m:
         m.setattr(training, 'save_model', full)
         assert 'make room' in refused(capsys, *args, begun=True)
-    assert done(tmp_path/'w.checkpoint') == 20 and not (tmp_path/'w').exists()
+    assert done(tmp_path/'w.checkpoint') == 5 and not (tmp_path/'w').exists()
     main([*map(str, args), '--resume'])
     assert load_model(tmp_path/'w').metadata['steps'] and not (tmp_path/'w.checkpoint').exists()
 
@@ -314,7 +320,7 @@ CAUSES = dict(MPLBACKEND=('plot_history', nonsense), memory=('plot_history', lam
 def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, monkeypatch, why):
     if CAUSES[why]: monkeypatch.setattr(training, *CAUSES[why])
     else: monkeypatch.setitem(sys.modules, 'matplotlib.figure', None) # cannot be imported
-    main(['--text', str(text), '--output', str(tmp_path/'w')])
+    main(['--text', str(text), '--output', str(tmp_path/'w'), '--stop-at', '99']) # to its first evaluation
     out, err = capsys.readouterr()
     assert 'Traceback' not in err and 'no curves: ' in out and len(out.splitlines()) == 1
     assert load_model(tmp_path/'w').metadata['steps']
@@ -324,7 +330,7 @@ def test_weights_are_written_whatever_keeps_the_curves(text, tmp_path, capsys, m
 def a_checkpoint(corpus, tmp_path_factory):
     "A run's options, and the bytes of its checkpoint."
     folder = tmp_path_factory.mktemp('run')
-    (folder/'mine.txt').write_text(corpus.text[:30_000].lower(), encoding='utf-8')
+    (folder/'mine.txt').write_text(corpus.text[:10_000].lower(), encoding='utf-8')
     args = ['--text', folder/'mine.txt']
     new_run(*args).train(folder/'c', stop_at=99, quiet=True)
     return args, (folder/'c').read_bytes()
@@ -346,12 +352,13 @@ def test_a_damaged_checkpoint_is_refused_or_is_the_same(a_checkpoint, tmp_path_f
     args, raw = a_checkpoint
     path = tmp_path_factory.mktemp('damaged')/'w'
     path.write_bytes(harm(raw, int(where*len(raw)), n))
-    run, sound = new_run(*args), new_run(*args)
+    run = new_run(*args)
     try: run.load(path)
     except UserError as e:
         assert 'not a readable checkpoint; remove it' in str(e)
         return
     path.write_bytes(raw) # only the space between two tensors was hit
+    sound = new_run(*args)
     sound.load(path)
     assert same(numbers(run), numbers(sound)) and run.history == sound.history
 
@@ -429,10 +436,8 @@ def test_messages_that_nobody_can_read(text, tmp_path, monkeypatch, stream):
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, 'stderr', dict(none=None, closed=closed, broken=Broken())[stream])
-    args = training.parser().parse_args(['--text', str(text)])
-    training.new_run(args).train(tmp_path/'c')
-    assert done(tmp_path/'c') == 20
     assert str(tmp_path/'w') in training.run_train(['--text', str(text), '--output', str(tmp_path/'w')])
+    assert load_model(tmp_path/'w').metadata['steps'] == '20'
 
 def test_training_in_another_thread(text, tmp_path):
     "Also with a caller who draws random numbers meanwhile: neither changes what the other draws."
