@@ -43,7 +43,7 @@ def _check_not_compiled(model):
 @contextmanager
 def hooked(model: Transformer,
            functions: dict): # name → function of the activation, which returns its replacement or None
-    "Call functions on named activations while the `with` block runs. A name must be known, the model not compiled."
+    "Call functions on named activations in a `with` block; an unknown name or a compiled model is an error."
     _check_not_compiled(model)
     if unknown := set(functions) - set(activation_names(model)):
         raise ValueError(f'no activation is called {sorted(unknown)[0]!r}; see activation_names(model)')
@@ -59,7 +59,7 @@ def capture(model: Transformer,
             tokens: torch.Tensor, # (batch, time) token ids
             *names: str,          # default: all
            ) -> dict:             # name → (batch, time, n_embed)
-    "Run the model in evaluation mode and return named activations; gradients, where asked for, flow through them."
+    "Run the model in evaluation mode and return named activations, which carry gradients if asked to."
     model, found = evaluating(model), {}
     def keeper(name): return lambda activation: found.update({name: activation})
     functions = {name: keeper(name) for name in names or activation_names(model)}

@@ -5,7 +5,7 @@ import json, re, sys
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn import corpus_keys, explain as explaining
-from shakespeare_ffn.corpus_keys import FIRST_LOOK, LOOKS, TrieForward, corpus_index, next_look, scattered
+from shakespeare_ffn.corpus_keys import FIRST_PREVIEW, LONGEST_PAUSE, TrieForward, corpus_index, next_preview, scattered
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import Preview, explain, main
 from shakespeare_ffn.model import check_prompt, next_char_probs
@@ -19,8 +19,8 @@ def often(monkeypatch):
         begin(self, *args)
         self.chunk = 200
     monkeypatch.setattr(TrieForward, '__init__', small)
-    monkeypatch.setattr(corpus_keys, 'FIRST_LOOK', 0)
-    monkeypatch.setattr(corpus_keys, 'next_look', lambda begun, ended: 0)
+    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: 0)
 
 @pytest.fixture
 def events(monkeypatch):
@@ -131,13 +131,13 @@ def test_what_is_done_is_spread_evenly(n, share):
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=50))
 def test_looks_come_soon_and_take_a_twentieth_at_most(costs):
-    now, spent = FIRST_LOOK, 0
+    now, spent = FIRST_PREVIEW, 0
     assert now <= 60
     for cost in costs:
         begun, now, spent = now, now + cost, spent + cost
-        following = next_look(begun, now)
+        following = next_preview(begun, now)
         assert spent <= .05*following
-        assert following - now <= max(LOOKS, 20*cost) + 1e-9
+        assert following - now <= max(LONGEST_PAUSE, 20*cost) + 1e-9
         now = following
 
 def test_a_log_without_standard_error(new_cache, corpus, model, monkeypatch, capsys):
