@@ -1,4 +1,4 @@
-"What the benchmarks share: a clock, tables for each kind of machine, a list of ratios, a record of the machine."
+"What the benchmarks share: a clock, tables for each kind of machine, ratios, a record of the machine."
 import json, os, statistics, subprocess, sys, time
 from pathlib import Path
 import torch
@@ -6,11 +6,11 @@ from shakespeare_ffn.core import fast_arithmetic, machine, scale, stamp, write_a
 
 RESULTS = Path(__file__).resolve().parents[1]/'results'
 FAST = fast_arithmetic() # 'float32' or 'bfloat16': what this machine multiplies fast
-# Kinds of processors. Results stand in this order, others behind; a sentence that shows a figure takes the first.
+# Kinds of processors. Results stand in this order, others behind; a sentence with a figure takes the first.
 KINDS = 'AVX2', 'AVX512', 'AVX512-BF16', 'AMX'
 
 def processor() -> str:
-    "The kind of processor, by the widest instructions that multiply matrices; one that imitates another says so."
+    "The kind of processor, by its widest instructions for matrices; one that imitates another says so."
     has = torch.cpu.get_capabilities()
     flags = dict(zip(KINDS, ('avx2', 'avx512_f', 'avx512_bf16', 'amx_bf16')))
     found = next((kind for kind in reversed(KINDS) if has.get(flags[kind])), has.get('architecture', 'other'))
@@ -27,24 +27,33 @@ def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
     times = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, f in candidates.items():
-            start = time.perf_counter(); f()
+            start = time.perf_counter()
+            f()
             times[name].append(time.perf_counter() - start)
     return {name: statistics.median(t) for name, t in times.items()}
 
 def read(path: Path, empty): return json.loads(path.read_text(encoding='utf-8')) if path.exists() else empty
 
+def row_line(cells) -> str: return '| ' + ' | '.join(map(str, cells)) + ' |'
+
 def section(table: dict) -> list:
     "Lines of one kind of machine's table."
     lines = [f"## {table['kind']}", '']
-    if table['rows']: lines += ['| ' + ' | '.join(table['head']) + ' |', '|' + ' --- |'*len(table['head'])]
-    lines += ['| ' + ' | '.join(map(str, row)) + ' |' for row in table['rows']]
-    return [*lines, *['']*bool(table['rows']), *(note + '\n' for note in table['notes']), f"{table['where']}; {table['stamp']}.", '']
+    if table['rows']:
+        lines += [row_line(table['head']), '|' + ' --- |'*len(table['head'])]
+        lines += [row_line(row) for row in table['rows']] + ['']
+    lines += [note + '\n' for note in table['notes']]
+    return [*lines, f"{table['where']}; {table['stamp']}.", '']
 
 def as_markdown(title: str, tables: list) -> str:
-    return '\n'.join([f'# {title}', '', *(line for table in tables for line in section(table))]).rstrip('\n') + '\n'
+    lines = [f'# {title}', '']
+    for table in tables: lines += section(table)
+    return '\n'.join(lines).rstrip('\n') + '\n'
 
-def report(name: str, title: str, head: list, rows: list, *notes: str, kind=None): # kind: of machine; default: the processor's
-    "Print a table; at full scale, keep it in results/, in place of what the same kind of machine had there."
+def report(name: str, title: str, head: list, rows: list,
+           *notes: str,
+           kind=None): # of machine; default: the processor's
+    "Print a table; at full scale, keep it in results/, in place of that of the same kind of machine."
     table = dict(kind=kind or processor(), head=head, rows=rows, notes=notes, where=where(), stamp=stamp())
     print(as_markdown(title, [table]))
     if scale() != 'full': return
@@ -56,23 +65,28 @@ def report(name: str, title: str, head: list, rows: list, *notes: str, kind=None
     write_atomically(path, (json.dumps(tables, indent=1, ensure_ascii=False) + '\n').encode())
     write_atomically(RESULTS/f'{name}.md', as_markdown(title, tables).encode())
 
+def short(x: float, digits: int) -> float: return float(f'{x:.{digits}g}')
+
+def row_key(row: dict) -> tuple: return row['name'], row['peer'], order(row['kind'])
+
 def compare(name: str, peer: str, ours_seconds: float, peer_seconds: float, kind=None, **sizes):
-    "At full scale, keep how many times as long a peer takes in results/benchmarks.json; other kinds of machine keep theirs."
+    "At full scale, keep in results/benchmarks.json how many times as long a peer takes here."
     if scale() != 'full': return
-    path, short = RESULTS/'benchmarks.json', lambda x, n: float(f'{x:.{n}g}')
-    row = dict(name=name, peer=peer, kind=kind or processor(), ours_seconds=short(ours_seconds, 4), peer_seconds=short(peer_seconds, 4),
+    path = RESULTS/'benchmarks.json'
+    row = dict(name=name, peer=peer, kind=kind or processor(),
+               ours_seconds=short(ours_seconds, 4), peer_seconds=short(peer_seconds, 4),
                ratio=short(peer_seconds/ours_seconds, 3), sizes=sizes, machine=where(), stamp=stamp())
-    which = lambda r: (r['name'], r['peer'], order(r['kind']))
-    rows = sorted([r for r in read(path, []) if which(r) != which(row)] + [row], key=which)
+    rows = sorted([r for r in read(path, []) if row_key(r) != row_key(row)] + [row], key=row_key)
     write_atomically(path, ('[\n' + ',\n'.join(map(json.dumps, rows)) + '\n]\n').encode())
 
 def anonymous_memory(pid: int) -> int: # bytes; 0 where the system does not say, or the process has ended
+    "Memory that belongs to no file."
     try: lines = Path(f'/proc/{pid}/status').read_text(encoding='utf-8').splitlines()
     except OSError: return 0
     return next((int(line.split()[1])*1024 for line in lines if line.startswith('RssAnon')), 0)
 
 def watch(code: str, **env) -> tuple: # seconds, bytes
-    "Run Python code in another process; how long it took, start included, and how much anonymous memory it had at most."
+    "Run Python code in another process; how long it took, start included, and its most anonymous memory."
     start, peak = time.perf_counter(), 0
     process = subprocess.Popen([sys.executable, '-c', code], env=os.environ | env)
     while process.poll() is None:

@@ -1,7 +1,7 @@
 """Run the benchmarks one after another: say how long it will take, and how long it took.
 
-Names of some may be given. All of them end within half an hour on two cores with AVX2, an index of length 10 included; what
-would take longer on a machine is left out there, and the tables say so."""
+Names of some may be given. All of them end within half an hour on two cores with AVX2, an index of length
+10 included; what would take longer on a machine is left out there, and the tables say so."""
 import subprocess, sys, time
 from pathlib import Path
 from shakespeare_ffn.core import Parser, UserError, command
@@ -17,7 +17,8 @@ def about(names) -> float: # minutes
 def chosen(asked: list) -> list: # names, the index first: others read what it found
     there = [p.stem for p in HERE.glob('*.py') if p.stem not in ('common', 'run')]
     there.sort(key=lambda name: (list(MINUTES) + [name]).index(name))
-    if wrong := [name for name in asked if name not in there]: raise UserError(f'{wrong[0]!r} is not a benchmark; there are {", ".join(there)}')
+    wrong = [name for name in asked if name not in there]
+    if wrong: raise UserError(f'{wrong[0]!r} is not a benchmark; there are {", ".join(there)}')
     return [name for name in there if name in asked or not asked]
 
 def run(argv) -> str:
