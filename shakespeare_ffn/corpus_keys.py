@@ -512,7 +512,7 @@ def _progress_bar(n: int, n_done: int, quiet: bool):
     return tqdm(total=n, initial=n_done, unit=' strings', unit_scale=True, mininterval=seconds, disable=quiet)
 
 # %% ../nbs/04_corpus_keys.ipynb #h31
-SAVE_EVERY = 32 # chunks
+SAVE_EVERY = 32 # chunks between two notes of the progress
 
 @patch
 def compute(self: _Build, quiet=False, watch=None):
