@@ -13,8 +13,9 @@ def absolute(link):
     "A link relative to the repository, for a page that shows the README elsewhere"
     return f"]({cfg['git_url']}/{'raw' if link[1].endswith('.png') else 'blob'}/{cfg['branch']}/{link[1]})"
 
-readme = here/'README.md'
-readme = re.sub(r'\]\((?!\w+:|#)([^)\s]+)\)', absolute, readme.read_text(encoding='utf-8')) if readme.exists() else ''
+readme = ''
+if (here/'README.md').exists():
+    readme = re.sub(r'\]\((?!\w+:|#)([^)\s]+)\)', absolute, (here/'README.md').read_text(encoding='utf-8'))
 statuses = ['', 'Planning', 'Pre-Alpha', 'Alpha', 'Beta', 'Production/Stable', 'Mature', 'Inactive']
 
 setup(
