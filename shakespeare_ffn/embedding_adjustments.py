@@ -46,7 +46,7 @@ class Arrow(NamedTuple):
 def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ffwd'
             cosine_of: dict, # part → (n_layer,) cosines of 'sa' and 'ffwd' with the block's input
            ) -> list:        # an `Arrow` each, in the order in which they are added
-    "Arrows in the plane with the lengths of the real vectors and their angles to the block's input, all turned to the left."
+    "Arrows with the lengths of the real vectors and their angles to the block's input, all turned to the left."
     x, y = float(norm_of['input'][0]), 0.
     arrows = [Arrow('input', x, y)]
     for block in range(len(norm_of['sa'])):
@@ -65,7 +65,7 @@ def ablate(model: Transformer,
            part=None,     # what is left out at the last position: 'sa' or 'ffwd'; default: nothing
            alone=False,   # send the last position on alone, the article's way; default: with the earlier ones
           ) -> torch.Tensor: # (n, vocab_size) logits
-    "What the model says when a block's output lacks one of its parts at the last position; the rest of the block is as it was."
+    "What the model says when a block's output lacks one of its parts at the last position."
     x = acts[f'blocks.{block}.output']
     if alone: x = x[:, -1:]
     if part:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['token_losses', 'LearnedEmbeddings', 'initial_embeddings', 'LearningRun', 'write_state', 'read_state',
-           'learn_embeddings', 'check_request', 'stage_file', 'sizes_in_cache', 'is_learned', 'stage_embeddings',
-           'geometry', 'least_losses', 'singular_ratio']
+           'learn_embeddings', 'StageDefaults', 'stage_defaults', 'stage_file', 'sizes_in_cache', 'is_learned',
+           'stage_embeddings', 'Summary', 'geometry', 'least_losses', 'singular_ratio']
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, re, time
@@ -29,179 +29,239 @@ def token_losses(model: Transformer,
                  tokens: torch.Tensor,     # (n_tokens,) what each row of embeddings should say
                  block: int) -> torch.Tensor: # (n_tokens, n) nats
     "Loss of each embedding when it enters the model before a block, alone."
+    n_tokens, n, _ = embeddings.shape
     logits = run_from(model, embeddings.flatten(0, 1)[:, None], block)[:, 0]
-    return F.cross_entropy(logits, tokens.repeat_interleave(embeddings.shape[1]), reduction='none').view(embeddings.shape[:2])
+    return F.cross_entropy(logits, tokens.repeat_interleave(n), reduction='none').view(n_tokens, n)
 
 # %% ../nbs/11_learned_embeddings.ipynb #c009
 class LearnedEmbeddings(NamedTuple):
-    "Embeddings that make the model say a token; steps are the article's, and -1 where the rule was never met."
+    "Embeddings that make the model say a token; steps are the article's, -1 where the rule was never met."
     embeddings: torch.Tensor    # (n_tokens, n, n_embed)
-    loss: torch.Tensor          # (n_tokens, n) when taken
+    loss: torch.Tensor          # (n_tokens, n) when kept
     steps: torch.Tensor         # (n_tokens, n) until its own loss was below the target
     article_steps: torch.Tensor # (n_tokens,) until the mean loss of the token's embeddings was
     seconds: torch.Tensor       # () that it took
 
 # %% ../nbs/11_learned_embeddings.ipynb #n001
 def initial_embeddings(n_tokens: int,
-               n: int,            # embeddings a token
-               n_embed: int,
-               seed=1337,
-               spread=1.,         # standard deviation of each number; the article's is 1
-              ) -> torch.Tensor:  # (n_tokens, n, n_embed)
+                       n: int,            # embeddings a token
+                       n_embed: int,
+                       seed=1337,
+                       spread=1.,         # standard deviation of each number; the article's is 1
+                      ) -> torch.Tensor:  # (n_tokens, n, n_embed)
     "Where embeddings begin: normally distributed around zero, the same on every device."
     return spread*torch.randn(n_tokens, n, n_embed, generator=torch.Generator().manual_seed(seed))
 
+# %% ../nbs/11_learned_embeddings.ipynb #s003
+def _nothing_found(start: torch.Tensor) -> LearnedEmbeddings: # start: (n_tokens, n, n_embed)
+    "The result of a run before its first step."
+    steps = torch.full(start.shape[:2], -1, device=start.device)
+    loss = torch.full_like(steps, torch.inf, dtype=start.dtype)
+    return LearnedEmbeddings(start.clone(), loss, steps, steps[:, 0].clone(), torch.zeros(()))
+
 # %% ../nbs/11_learned_embeddings.ipynb #c012
 class LearningRun:
-    "One batched optimisation; `advance` walks on."
+    "One batched optimisation; `advance` makes updates."
     def __init__(self, model: Transformer, block: int,
                  tokens: torch.Tensor, # (n_tokens,) ids
                  n: int,               # embeddings a token
                  speed: int, target: float, seed: int, spread=1.): # as in `learn_embeddings`
-        self.model, self.block, self.speed, self.target, self.spread, self.done = evaluating(model), block, speed, target, spread, 0
-        self.asked = dict(block=block, tokens=tokens.tolist(), n=n, speed=speed, target=target, seed=seed, spread=spread)
+        self.model, self.block = evaluating(model), block
+        self.speed, self.target, self.spread = speed, target, spread
+        self.asked = dict(block=block, tokens=tokens.tolist(), n=n, speed=speed, target=target, seed=seed,
+                          spread=spread)
         device = model.lm_head.weight.device
-        self.tokens, self.active = tokens.to(device), torch.arange(len(tokens), device=device)
+        self.tokens = tokens.to(device)
+        self.active = torch.arange(len(tokens), device=device) # which of them are still being learned
+        self.done = 0                                          # steps, the article's
         start = initial_embeddings(len(tokens), n, model.config.n_embed, seed, spread).to(device)
-        never = torch.full((len(tokens), n), -1, device=device)
-        self.found = LearnedEmbeddings(start.clone(), torch.full_like(never, torch.inf, dtype=start.dtype), never, never[:, 0].clone(), torch.zeros(()))
-        self.restart(start, {})
+        self.found = _nothing_found(start)
+        self._restart(start, {})
 
-    def restart(self, e: torch.Tensor, # (n_tokens, n, n_embed)
-                moments: dict):        # AdamW's, of the same shape
+    def _restart(self, e: torch.Tensor, # (n_active, n, n_embed)
+                 moments: dict):        # AdamW's, of the same shape
         "Optimise these embeddings, with the moments that they have."
-        self.e, k = e.detach().clone().requires_grad_(), self.speed
-        betas, step_size = (max(0., 1-.1*k), 1-.001*k), 3e-4*k*self.spread
-        self.optimiser = torch.optim.AdamW([self.e], lr=step_size, betas=betas, weight_decay=.01/self.spread, fused=True)
+        self.e = e.detach().clone().requires_grad_()
+        betas = max(0., 1-.1*self.speed), 1-.001*self.speed # .9 and .999 at the article's speed
+        self.optimiser = torch.optim.AdamW([self.e], lr=3e-4*self.speed*self.spread, betas=betas,
+                                           weight_decay=.01/self.spread, fused=True)
         if moments: self.optimiser.state[self.e].update({name: v.clone() for name, v in moments.items()})
 
-# %% ../nbs/11_learned_embeddings.ipynb #n052
+# %% ../nbs/11_learned_embeddings.ipynb #s006
 @patch
-def state(self: LearningRun) -> dict:
-    "All that the next stride depends on, and what was found so far."
-    moments = dict(self.optimiser.state[self.e])
-    return dict(asked=self.asked, e=self.e.detach(), moments=moments, done=self.done, active=self.active, found=tuple(self.found))
-
-@patch
-def load(self: LearningRun, state: dict):
-    "Go on from what `state` gave."
-    self.done, self.active, self.found = state['done'], state['active'], LearnedEmbeddings(*state['found'])
-    self.restart(state['e'], state['moments'])
+def _keep(self: LearningRun,
+          which: torch.Tensor,  # (n_active, n) bool
+          losses: torch.Tensor, # (n_active, n) nats
+         ) -> tuple:            # where they are in what was found
+    "Keep embeddings as they are."
+    row, column = which.nonzero().unbind(1)
+    where = self.active[row], column
+    self.found.embeddings[where] = self.e.detach()[which]
+    self.found.loss[where] = losses.detach()[which]
+    return where
 
 # %% ../nbs/11_learned_embeddings.ipynb #c014
 @patch
-def note(self: LearningRun, losses: torch.Tensor): # (n_active, n) nats
-    "Take embeddings that have just got below the target, and note tokens for which the article's rule holds."
-    new = (losses < self.target) & (self.found.steps[self.active] < 0)
-    if new.any():
-        row, column = new.nonzero().unbind(1)
-        for x, y in zip(self.found[:3], (self.e.detach()[new], losses.detach()[new], self.done)): x[self.active[row], column] = y
-    met = (losses.mean(1) < self.target) & (self.found.article_steps[self.active] < 0)
-    self.found.article_steps[self.active[met]] = self.done
+def _note_arrivals(self: LearningRun, losses: torch.Tensor): # (n_active, n) nats
+    "Keep embeddings that have just got below the target, and note tokens for which the article's rule holds."
+    arrived = (losses < self.target) & (self.found.steps[self.active] < 0)
+    if arrived.any(): self.found.steps[self._keep(arrived, losses)] = self.done
+    by_mean = (losses.mean(1) < self.target) & (self.found.article_steps[self.active] < 0)
+    self.found.article_steps[self.active[by_mean]] = self.done
+
+# %% ../nbs/11_learned_embeddings.ipynb #c018
+@patch
+def advance(self: LearningRun, n: int):
+    "`n` updates by gradient descent on the mean loss of each token."
+    begun = time.perf_counter()
+    for _ in range(n):
+        losses = token_losses(self.model, self.e, self.tokens[self.active], self.block)
+        self._note_arrivals(losses)
+        self.optimiser.zero_grad()
+        losses.mean(1).sum().backward()
+        self.optimiser.step()
+        self.done += self.speed
+    self.found.seconds.add_(time.perf_counter() - begun)
 
 # %% ../nbs/11_learned_embeddings.ipynb #c016
 @patch
-def drop_finished(self: LearningRun):
+def _drop_finished(self: LearningRun):
     "Let tokens leave the batch for which both rules are met."
     keep = (self.found.article_steps[self.active] < 0) | (self.found.steps[self.active] < 0).any(1)
     if keep.all(): return
     moments = {name: v[keep] if v.dim() else v for name, v in self.optimiser.state[self.e].items()}
     self.active = self.active[keep]
-    self.restart(self.e.detach()[keep], moments)
+    self._restart(self.e.detach()[keep], moments)
 
-# %% ../nbs/11_learned_embeddings.ipynb #c018
+# %% ../nbs/11_learned_embeddings.ipynb #s009
 @patch
-def advance(self: LearningRun, n: int):
-    "`n` strides of gradient descent on the mean loss of each token."
-    begun = time.perf_counter()
-    for _ in range(n):
-        losses = token_losses(self.model, self.e, self.tokens[self.active], self.block)
-        self.note(losses)
-        self.optimiser.zero_grad(); losses.mean(1).sum().backward(); self.optimiser.step()
-        self.done += self.speed
-    self.found.seconds.add_(time.perf_counter() - begun)
-
-@patch
-def finish(self: LearningRun):
-    "Take what never got below the target as it is."
+def _finish(self: LearningRun):
+    "Keep what never got below the target."
     with torch.no_grad(): losses = token_losses(self.model, self.e, self.tokens[self.active], self.block)
-    self.note(losses)
-    late = self.found.steps[self.active] < 0
-    row, column = late.nonzero().unbind(1)
-    self.found.embeddings[self.active[row], column], self.found.loss[self.active[row], column] = self.e.detach()[late], losses[late]
+    self._note_arrivals(losses)
+    self._keep(self.found.steps[self.active] < 0, losses)
+
+# %% ../nbs/11_learned_embeddings.ipynb #n052
+@patch
+def _state(self: LearningRun) -> dict:
+    "All that the next update depends on, and what was found so far."
+    moments = dict(self.optimiser.state[self.e])
+    return dict(asked=self.asked, e=self.e.detach(), moments=moments, done=self.done, active=self.active,
+                found=tuple(self.found))
+
+@patch
+def _load(self: LearningRun, state: dict):
+    "Go on from what `_state` gave."
+    self.done, self.active, self.found = state['done'], state['active'], LearnedEmbeddings(*state['found'])
+    self._restart(state['e'], state['moments'])
 
 # %% ../nbs/11_learned_embeddings.ipynb #c020
 def write_state(run: LearningRun, path: Path):
     "Write a run's state, to be taken up."
-    buffer = io.BytesIO(); torch.save(run.state(), buffer)
+    buffer = io.BytesIO()
+    torch.save(run._state(), buffer)
     keep(path, buffer.getvalue())
 
 def read_state(run: LearningRun, path: Path):
-    "Take up a run that was written, if it is there and whole; a `UserError` if something else was asked of that one."
-    if (content := kept(path)) is None: return
+    "Take up a run that was written, if it is there and whole; a `UserError` if it was asked for something else."
+    content = kept(path)
+    if content is None: return
     state = torch.load(io.BytesIO(content), map_location=run.e.device, weights_only=True)
-    if state.get('asked') != run.asked: raise UserError(f'{path} is the state of another run; remove it or give another checkpoint')
-    run.load(state)
+    if state.get('asked') != run.asked:
+        raise UserError(f'{path} is the state of another run; remove it or give another checkpoint')
+    run._load(state)
+
+# %% ../nbs/11_learned_embeddings.ipynb #c024
+def _check_request(model: Transformer, block: int, tokens, n: int, speed: int, spread: float,
+                  ) -> torch.Tensor: # (n_tokens,) ids
+    "The tokens to learn; a `UserError` if they, or the other choices, make no sense."
+    vocab_size, n_layer = model.config.vocab_size, len(model.blocks)
+    tokens = torch.arange(vocab_size) if tokens is None else torch.as_tensor(tokens)
+    if not len(tokens) or tokens.min() < 0 or tokens.max() >= vocab_size:
+        raise UserError(f'tokens are ids from 0 to {vocab_size-1}, at least one')
+    if not 0 <= block <= n_layer:
+        raise UserError(f'embeddings enter before a block from 0 to {n_layer-1}, or after all, {n_layer}; '
+                        f'got {block}')
+    if n < 1 or not 1 <= speed <= 100:
+        raise UserError(f'n must be 1 or more, and speed from 1 to 100; got {n} and {speed}')
+    if not 0 < spread < torch.inf:
+        raise UserError(f'the spread of the beginnings is a positive number; got {spread}')
+    return tokens
+
+# %% ../nbs/11_learned_embeddings.ipynb #s045
+@patch
+def _advance_to(self: LearningRun, max_steps: int, checkpoint: Path, progress: bool): # as in `learn_embeddings`
+    "Updates until all have arrived, or `max_steps` are done."
+    written = time.monotonic()
+    with tqdm(total=max_steps, initial=self.done, unit=' steps', disable=not progress) as bar:
+        while self.done < max_steps and len(self.active):
+            updates_left = -(-(max_steps-self.done)//self.speed) # rounded up
+            self.advance(min(50, updates_left))
+            self._drop_finished()
+            bar.set_postfix_str(f'{len(self.active)} tokens to go', refresh=False)
+            bar.update(self.done - bar.n)
+            if checkpoint and (time.monotonic() - written > 60 or self.done >= max_steps):
+                write_state(self, checkpoint)
+                written = time.monotonic()
 
 # %% ../nbs/11_learned_embeddings.ipynb #c022
 def learn_embeddings(model: Transformer,
                      block: int,         # before which the embeddings enter; n_layer: after all blocks
                      tokens=None,        # (n_tokens,) ids; default: all of the vocabulary
                      n=100,              # embeddings a token
-                     speed=1,            # 1: the article's AdamW; 10: its step size, and its memory a tenth
-                     max_steps=50_000,   # the article's: a stride counts as `speed` of them
+                     speed=1,            # 10: ten times the article's step size, a tenth of its memory
+                     max_steps=50_000,   # the article's: an update counts as `speed` of them
                      target=1e-4,        # loss to get below
                      seed=1337,          # of the beginnings,
                      spread=1.,          # and their standard deviation; steps are in proportion to it
                      checkpoint: Path = None, # where to keep the state on the way, and to go on from
                      progress=True) -> LearnedEmbeddings:
     "Embeddings that make the frozen model say a token, learned by gradient descent, all tokens in one batch."
-    tokens = check_request(model, block, tokens, n, speed, spread)
-    run, written = LearningRun(model, block, tokens, n, speed, target, seed, spread), time.monotonic()
+    tokens = _check_request(model, block, tokens, n, speed, spread)
+    run = LearningRun(model, block, tokens, n, speed, target, seed, spread)
     if checkpoint: read_state(run, checkpoint)
-    with tqdm(total=max_steps, initial=run.done, unit=' steps', disable=not progress) as bar:
-        while run.done < max_steps and len(run.active):
-            run.advance(min(50, -(-(max_steps-run.done)//speed)))
-            run.drop_finished()
-            bar.set_postfix_str(f'{len(run.active)} tokens to go', refresh=False); bar.update(run.done - bar.n)
-            if checkpoint and (time.monotonic() - written > 60 or run.done >= max_steps): write_state(run, checkpoint); written = time.monotonic()
-    if len(run.active): run.finish()
+    run._advance_to(max_steps, checkpoint, progress)
+    if len(run.active): run._finish()
     return run.found
 
-# %% ../nbs/11_learned_embeddings.ipynb #c024
-def check_request(model: Transformer, block: int, tokens, n: int, speed: int, spread=1., # as in `learn_embeddings`
-                 ) -> torch.Tensor:                                                      # (n_tokens,) ids
-    "The tokens to learn; a `UserError` if they, or the other choices, make no sense."
-    vocab_size, n_layer = model.config.vocab_size, len(model.blocks)
-    tokens = torch.arange(vocab_size) if tokens is None else torch.as_tensor(tokens)
-    if not len(tokens) or tokens.min() < 0 or tokens.max() >= vocab_size: raise UserError(f'tokens are ids from 0 to {vocab_size-1}, at least one')
-    if not 0 <= block <= n_layer: raise UserError(f'embeddings enter before a block from 0 to {n_layer-1}, or after all, {n_layer}; got {block}')
-    if n < 1 or not 1 <= speed <= 100: raise UserError(f'n must be 1 or more, and speed from 1 to 100; got {n} and {speed}')
-    if not 0 < spread < torch.inf: raise UserError(f'the spread of the beginnings is a positive number; got {spread}')
-    return tokens
+# %% ../nbs/11_learned_embeddings.ipynb #s020
+class StageDefaults(NamedTuple):
+    "What a stage is learned with unless something else is asked for."
+    speed: int     # 1 is the article's
+    n: int         # embeddings a token
+    max_steps: int # the article's steps
+
+def stage_defaults(model: Transformer, block: int) -> StageDefaults:
+    "The defaults of a stage, at the scale that is asked for."
+    after_all = block == len(model.blocks)
+    if scale() == 'smoke': return StageDefaults(50 if after_all else 100, 4, 20_000)
+    few = block < 4 and accelerator() == 'cpu'
+    return StageDefaults(1 if after_all else 30, 20 if few else 100, 50_000)
 
 # %% ../nbs/11_learned_embeddings.ipynb #n005
 def stage_file(model: Transformer,
                block: int,
                tokens=None,    # default: all
                n='*',          # embeddings a token; '*': a pattern for any number of them
-               speed=None,     # default: 1, the article's, after all blocks, 30 earlier (smoke: 50, 100)
+               speed=None,     # default: the stage's
                spread=1.,      # standard deviation of the beginnings
               ) -> Path:
     "Where a stage's embeddings are kept in the user's cache."
     which = 'all' if tokens is None else '-'.join(map(str, tokens))
-    speed = speed or ((1, 30) if scale() == 'full' else (50, 100))[block < len(model.blocks)]
+    speed = speed or stage_defaults(model, block).speed
     apart = '' if spread == 1 else f'-spread{spread:g}'
-    return cache_dir()/'embeddings'/f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}{apart}.kept'
+    name = f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}{apart}.kept'
+    return cache_dir()/'embeddings'/name
 
 # %% ../nbs/11_learned_embeddings.ipynb #n006
 def sizes_in_cache(model: Transformer,
-           block: int,
-           **choices,     # tokens, speed, spread, as in `stage_file`
-          ) -> list:      # ascending
+                   block: int,
+                   **choices,     # tokens, speed, spread, as in `stage_file`
+                  ) -> list:      # ascending
     "How many embeddings a token the user's cache has for a stage; one number a file."
     pattern = stage_file(model, block, **choices)
-    return sorted(int(re.search(r'-n(\d+)-', file.name)[1]) for file in pattern.parent.glob(pattern.name) if kept(file) is not None)
+    whole = [file.name for file in pattern.parent.glob(pattern.name) if kept(file) is not None]
+    return sorted(int(re.search(r'-n(\d+)-', name)[1]) for name in whole)
 
 def is_learned(model: Transformer, block: int) -> bool:
     "Are embeddings of all tokens, of a stage, in the cache?"
@@ -211,43 +271,60 @@ def is_learned(model: Transformer, block: int) -> bool:
 def stage_embeddings(model: Transformer,
                      block: int,      # before which they enter; n_layer: after all blocks
                      tokens=None,     # default: all
-                     n=None,          # embeddings a token; default: the most in the cache, else 100, without a GPU 20 before block 4 (smoke: 4)
-                     speed=None,      # default: 1, the article's, after all blocks, 30 earlier (smoke: 50, 100)
+                     n=None,          # embeddings a token; default: the most in the cache, else the stage's
+                     speed=None,      # default: the stage's, as in `stage_defaults`
                      spread=1.,       # standard deviation of the beginnings
                      progress=True) -> LearnedEmbeddings:
-    "Learned embeddings of a stage, from the user's cache or learned now, on a GPU where there is one; can be stopped and taken up."
-    full, last, device = scale() == 'full', block == len(model.blocks), accelerator()
-    default = (20 if device == 'cpu' and block < 4 else 100) if full else 4
-    n = n or max(sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread), default=default)
-    speed = speed or ((1 if last else 30) if full else 50 if last else 100)
+    "Learned embeddings of a stage, from the user's cache or learned now; can be stopped and taken up."
+    default_speed, default_n, max_steps = stage_defaults(model, block)
+    speed = speed or default_speed
+    n = n or max(sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread), default=default_n)
     path = stage_file(model, block, tokens, n, speed, spread)
-    checkpoint = path.with_suffix('.checkpoint')
-    if (tensors := kept_tensors(path)) is None:
-        there, most = deepcopy(model).to(device), 50_000 if full else 20_000
-        found = learn_embeddings(there, block, tokens, n, speed, most, spread=spread, checkpoint=checkpoint, progress=progress)
-        keep_tensors(path, tensors := found._asdict())
+    tensors = kept_tensors(path)
+    if tensors is None:
+        there = deepcopy(model).to(accelerator()) # a GPU where there is one
+        checkpoint = path.with_suffix('.checkpoint')
+        found = learn_embeddings(there, block, tokens, n, speed, max_steps,
+                                 spread=spread, checkpoint=checkpoint, progress=progress)
+        tensors = found._asdict()
+        keep_tensors(path, tensors)
         checkpoint.unlink(missing_ok=True)
-    return LearnedEmbeddings(*(tensors[name].to(model.lm_head.weight.device) for name in LearnedEmbeddings._fields))
+    device = model.lm_head.weight.device
+    return LearnedEmbeddings(*(tensors[name].to(device) for name in LearnedEmbeddings._fields))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c041
+class Summary(NamedTuple):
+    "Mean, standard deviation, least and most of some numbers."
+    mean: float
+    sd: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, x: torch.Tensor): return cls(x.mean().item(), x.std().item(), x.min().item(), x.max().item())
+
+# %% ../nbs/11_learned_embeddings.ipynb #s047
 def geometry(embeddings: torch.Tensor, # (n, n_embed)
-            ) -> dict:                 # name → mean, sd, least, most
+            ) -> dict:                 # 'norm', 'distance' → Summary
     "Lengths of vectors, and how far each is from every other."
-    spread = lambda x: (x.mean().item(), x.std().item(), x.min().item(), x.max().item())
-    return dict(norm=spread(embeddings.norm(dim=-1)), distance=spread(torch.pdist(embeddings)))
+    return dict(norm=Summary.of(embeddings.norm(dim=-1)), distance=Summary.of(torch.pdist(embeddings)))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c051
 def least_losses(model: Transformer,
-                 rounds=300) -> tuple: # (vocab_size,) each, float64: a loss that is reached, and one that no embedding is below
-    "The least loss of each token over all embeddings, whatever the stage, between two figures."
+                 rounds=300) -> tuple: # a loss that is reached, and one that no embedding is below
+    "The least loss of each token over all embeddings, whatever the stage; (vocab_size,) each, float64."
     R, head, norm = model.config.n_embed**.5, model.lm_head, model.ln_f
     W = (head.weight*norm.weight).double()
-    W, b = W - W.mean(1, keepdim=True), (head.bias + head.weight @ norm.bias).double()
-    token, on_sphere = torch.eye(len(W), dtype=W.dtype, device=W.device), lambda z: R*F.normalize(z, dim=-1)
-    z = on_sphere(W - W.mean(0))                       # (vocab_size, n_embed), one point a token
-    for _ in range(rounds): z = on_sphere(.9*z - .1*on_sphere(((z @ W.T + b).softmax(-1) - token) @ W))
+    W = W - W.mean(1, keepdim=True) # z has mean 0
+    b = (head.bias + head.weight @ norm.bias).double()
+    token = torch.eye(len(W), dtype=W.dtype, device=W.device)
+
+    def on_sphere(z): return R*F.normalize(z, dim=-1)
+    def gradient(logits): return (logits.softmax(-1) - token) @ W
+    z = on_sphere(W - W.mean(0))    # (vocab_size, n_embed), one point a token
+    for _ in range(rounds): z = on_sphere(.9*z - .1*on_sphere(gradient(z @ W.T + b)))
     logits = z @ W.T + b
-    loss, g = -logits.log_softmax(-1).diagonal(), (logits.softmax(-1) - token) @ W
+    loss, g = -logits.log_softmax(-1).diagonal(), gradient(logits)
     return loss, loss - (g*z).sum(-1) - R*g.norm(dim=-1) # f(z), and its lower bound
 
 # %% ../nbs/11_learned_embeddings.ipynb #c060

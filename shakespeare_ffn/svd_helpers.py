@@ -21,11 +21,12 @@ def _orient(vectors: torch.Tensor,    # (…, n_embed) directions
 # %% ../nbs/12_svd_helpers.ipynb #s007
 def subspaces(embeddings: torch.Tensor, # (n_tokens, n, n_embed)
               rank=1) -> torch.Tensor:  # (n_tokens, n_embed, rank), orthonormal columns
-    "The subspace of each token that lies closest to its embeddings: their first right singular vectors, oriented."
+    "The subspace of each token that lies closest to its embeddings."
     n, n_embed = embeddings.shape[1:]
-    if not 1 <= rank <= min(n, n_embed):
-        raise UserError(f'rank {rank}: {n} embeddings of {n_embed} numbers have ranks from 1 to {min(n, n_embed)}')
-    U, S, Vh = torch.linalg.svd(embeddings, full_matrices=False)
+    most = min(n, n_embed)
+    if not 1 <= rank <= most:
+        raise UserError(f'rank {rank}: {n} embeddings of {n_embed} numbers have ranks from 1 to {most}')
+    Vh = torch.linalg.svd(embeddings, full_matrices=False).Vh # rows are right singular vectors
     return torch.stack([_orient(Vh[:, i], embeddings) for i in range(rank)], dim=-1)
 
 # %% ../nbs/12_svd_helpers.ipynb #c017
