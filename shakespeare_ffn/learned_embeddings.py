@@ -78,14 +78,17 @@ class LearningRun:
         self.found = _nothing_found(start)
         self._restart(start, {})
 
-    def _restart(self, e: torch.Tensor, # (n_active, n, n_embed)
-                 moments: dict):        # AdamW's, of the same shape
-        "Optimise these embeddings, with the moments that they have."
-        self.e = e.detach().clone().requires_grad_()
-        betas = max(0., 1-.1*self.speed), 1-.001*self.speed # .9 and .999 at the article's speed
-        self.optimiser = torch.optim.AdamW([self.e], lr=3e-4*self.speed*self.spread, betas=betas,
-                                           weight_decay=.01/self.spread, fused=True)
-        if moments: self.optimiser.state[self.e].update({name: v.clone() for name, v in moments.items()})
+# %% ../nbs/11_learned_embeddings.ipynb #s049
+@patch
+def _restart(self: LearningRun,
+             e: torch.Tensor, # (n_active, n, n_embed)
+             moments: dict):  # AdamW's, of the same shape
+    "Optimise these embeddings."
+    self.e = e.detach().clone().requires_grad_()
+    betas = max(0., 1-.1*self.speed), 1-.001*self.speed # .9 and .999 at the article's speed
+    self.optimiser = torch.optim.AdamW([self.e], lr=3e-4*self.speed*self.spread, betas=betas,
+                                       weight_decay=.01/self.spread, fused=True)
+    if moments: self.optimiser.state[self.e].update({name: v.clone() for name, v in moments.items()})
 
 # %% ../nbs/11_learned_embeddings.ipynb #s006
 @patch
@@ -149,6 +152,7 @@ def _state(self: LearningRun) -> dict:
     return dict(asked=self.asked, e=self.e.detach(), moments=moments, done=self.done, active=self.active,
                 found=tuple(self.found))
 
+# %% ../nbs/11_learned_embeddings.ipynb #s054
 @patch
 def _load(self: LearningRun, state: dict):
     "Go on from what `_state` gave."
@@ -162,8 +166,9 @@ def write_state(run: LearningRun, path: Path):
     torch.save(run._state(), buffer)
     keep(path, buffer.getvalue())
 
+# %% ../nbs/11_learned_embeddings.ipynb #s056
 def read_state(run: LearningRun, path: Path):
-    "Take up a run that was written, if it is there and whole; a `UserError` if it was asked for something else."
+    "Take up a run that was written, if it is there and whole; a `UserError` if it is another run's."
     content = kept(path)
     if content is None: return
     state = torch.load(io.BytesIO(content), map_location=run.e.device, weights_only=True)
@@ -190,7 +195,7 @@ def _check_request(model: Transformer, block: int, tokens, n: int, speed: int, s
 
 # %% ../nbs/11_learned_embeddings.ipynb #s045
 @patch
-def _advance_to(self: LearningRun, max_steps: int, checkpoint: Path, progress: bool): # as in `learn_embeddings`
+def _advance_to(self: LearningRun, max_steps: int, checkpoint: Path, progress: bool):
     "Updates until all have arrived, or `max_steps` are done."
     written = time.monotonic()
     with tqdm(total=max_steps, initial=self.done, unit=' steps', disable=not progress) as bar:
@@ -231,6 +236,7 @@ class StageDefaults(NamedTuple):
     n: int         # embeddings a token
     max_steps: int # the article's steps
 
+# %% ../nbs/11_learned_embeddings.ipynb #s063
 def stage_defaults(model: Transformer, block: int) -> StageDefaults:
     "The defaults of a stage, at the scale that is asked for."
     after_all = block == len(model.blocks)
@@ -263,6 +269,7 @@ def sizes_in_cache(model: Transformer,
     whole = [file.name for file in pattern.parent.glob(pattern.name) if kept(file) is not None]
     return sorted(int(re.search(r'-n(\d+)-', name)[1]) for name in whole)
 
+# %% ../nbs/11_learned_embeddings.ipynb #s065
 def is_learned(model: Transformer, block: int) -> bool:
     "Are embeddings of all tokens, of a stage, in the cache?"
     return bool(sizes_in_cache(model, block))
