@@ -159,17 +159,19 @@ class Corpus:
     @functools.cached_property
     def kept(self) -> dict: return {} # length → Substrings; gone when the corpus is
 
-    def substrings(self, length: int) -> Substrings:
-        "Its distinct substrings of `length` characters (kept after the first call)."
-        if not 1 <= length <= len(self.text):
-            raise UserError(f'a length of {length} is out of range: 1 to {len(self.text)}')
-        if length not in self.kept:
-            self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer))
-        return self.kept[length]
-
     def __repr__(self):
         size = f'{len(self.text):,} characters, {len(self.tokenizer)} distinct'
         return f'Corpus({size}, sha256 {self.sha256[:12]}…)'
+
+# %% ../nbs/00_data.ipynb #c056x
+@patch
+def substrings(self: Corpus, length: int) -> Substrings:
+    "Its distinct substrings of `length` characters (kept after the first call)."
+    if not 1 <= length <= len(self.text):
+        raise UserError(f'a length of {length} is out of range: 1 to {len(self.text)}')
+    if length not in self.kept:
+        self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer))
+    return self.kept[length]
 
 # %% ../nbs/00_data.ipynb #c058
 def note_line_ends(text: str, name: str):
