@@ -151,3 +151,10 @@ def test_nothing_depends_on_a_later_notebook(path, made):
     sources = [c.source for c in code_cells(nbformat.read(path, as_version=4))]
     imported = {m for s in sources for m in re.findall(r'from shakespeare_ffn\.(\w+) import', s)}
     assert [m for m in imported if made.get(m, '') > path.stem] == []
+
+@pytest.mark.parametrize('path', [p for p in ALL if p.stem != 'index'], ids=lambda p: p.stem)
+def test_a_page_can_be_run_in_colab(path):
+    nb, place = nbformat.read(path, as_version=4), path.relative_to(ROOT).as_posix()
+    assert f'blob/main/{place})' in nb.cells[1].source
+    [cell] = [c for c in code_cells(nb) if "'google.colab' in sys.modules" in c.source]
+    assert f'%cd shakespeare_ffn/{path.parent.relative_to(ROOT).as_posix()}\n' in cell.source
