@@ -10,7 +10,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.model import Transformer
+from shakespeare_ffn.model import SeparateHeads, Transformer
 from shakespeare_ffn.training import FAST, RECIPES, Run, arithmetic, batch, step
 from common import compare, in_turn, report
 
@@ -22,34 +22,11 @@ LOOPS = dict(peer="the article's loop: heads apart, float32",
              float32='our loop, the fast recipe in float32',
              bfloat16='our loop, the fast recipe in bfloat16')
 
-class Head(nn.Module):
-    "One head of causal self-attention; some of its weights are dropped."
-    def __init__(self, n_embed, head_size, dropout):
-        super().__init__()
-        self.query, self.key, self.value = (nn.Linear(n_embed, head_size, bias=False) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
-        self.register_buffer('earlier', torch.tril(torch.ones(CONTEXT, CONTEXT)))
-
-    def forward(self, x): # (batch, time, n_embed)
-        time = x.shape[1]
-        scores = self.query(x) @ self.key(x).transpose(-2, -1) * self.key.out_features**-.5
-        scores = scores.masked_fill(self.earlier[:time, :time] == 0, float('-inf'))
-        return self.dropout(F.softmax(scores, dim=-1)) @ self.value(x)
-
-class PlainAttention(nn.Module):
-    "Several heads side by side, joined by a projection."
-    def __init__(self, n_embed, n_head, dropout):
-        super().__init__()
-        self.heads = nn.ModuleList(Head(n_embed, n_embed//n_head, dropout) for _ in range(n_head))
-        self.proj, self.dropout = nn.Linear(n_embed, n_embed), nn.Dropout(dropout)
-
-    def forward(self, x): return self.dropout(self.proj(torch.cat([head(x) for head in self.heads], dim=-1)))
-
 def straightforward() -> Transformer:
     "The model with the article's attention and torch's dropout in place of ours."
     model = Transformer()
     for block in model.blocks:
-        block.sa = PlainAttention(N_EMBED, N_HEAD, DROPOUT)
+        block.sa = SeparateHeads(N_EMBED, N_HEAD, DROPOUT)
         block.ffwd.dropout = nn.Dropout(DROPOUT)
     return model.train()
 
