@@ -23,7 +23,7 @@ LOOPS = dict(peer="the article's loop: heads apart, float32",
              bfloat16='our loop, the fast recipe in bfloat16')
 
 def straightforward() -> Transformer:
-    "The model with the article's attention and torch's dropout in place of ours."
+    "The model with a module a head, as the article has it, and torch's dropout in place of ours."
     model = Transformer()
     for block in model.blocks:
         block.sa = SeparateHeads(N_EMBED, N_HEAD, DROPOUT)
