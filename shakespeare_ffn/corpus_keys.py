@@ -221,7 +221,7 @@ def _map_rows(file: Path, shape, mode='c') -> torch.Tensor: # mode: 'c' to read,
 
 # %% ../nbs/04_corpus_keys.ipynb #c042
 class KeyIndex:
-    "Keys of strings, `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is that of string number `ids[r]`."
+    "Stored `keys`, `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is that of string number `ids[r]`."
     def __init__(self, path: Path, identity: dict, strings, model: Transformer):
         self.path, self.identity, self.strings, self.model = path, identity, strings, model
         self.manifest = _read_manifest(path, identity)

@@ -5,8 +5,8 @@ import json, re, sys
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn import corpus_keys, explain as explaining
-from shakespeare_ffn.corpus_keys import (FIRST_PREVIEW, LONGEST_PAUSE, TrieForward, corpus_index, next_preview,
-                                         scattered)
+from shakespeare_ffn.corpus_keys import (FIRST_PREVIEW, LONGEST_PAUSE, TrieForward, corpus_index,
+                                         next_preview, scattered)
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import Preview, explain, main
 from shakespeare_ffn.model import check_prompt, next_char_probs
