@@ -171,8 +171,8 @@ COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
 def test_the_command_for_several_processes(monkeypatch):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
     alone = run_counts(['--prompts', '40']) # first, so that there is an index
-    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '--no-python']
-    done = subprocess.run([*torchrun, sys.executable, '-c', COUNTS, '--prompts', '40'],
+    torchrun = sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'
+    done = subprocess.run([*torchrun, '--no-python', sys.executable, '-c', COUNTS, '--prompts', '40'],
                           capture_output=True, text=True, encoding='utf-8', timeout=200)
     assert done.returncode == 0 and 'by 2 processes' in done.stdout, done.stderr
     assert 'by 1 process:' in alone and alone.split()[-1] == done.stdout.split()[-1] # the same distance
