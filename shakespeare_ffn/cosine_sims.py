@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', 'TILES', 'sum_in_order', 'root', 'cosine',
-           'threshold_attention_loop', 'norms', 'unit', 'error_bound', 'Batch', 'all_cosines', 'find_true', 'pairs',
-           'SparseCounts', 'row_begins', 'Values', 'count_one', 'principal', 'round_up', 'shorten', 'Sieve', 'Boxes',
-           'Cascade', 'time_of', 'sample_of', 'cheapest', 'choose_sieve', 'batches', 'best_device', 'launch',
-           'launch_part', 'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'take_out',
-           'block_counts', 'check_sizes', 'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
+           'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'all_cosines', 'find_true', 'pairs',
+           'SparseCounts', 'Entries', 'Values', 'count_one', 'principal', 'round_up', 'Short', 'shorten', 'Sieve',
+           'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'choose_sieve', 'batches', 'launch', 'best_device',
+           'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'block_counts',
+           'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -27,16 +27,18 @@ from .core import UserError, accelerator, fast_arithmetic, float64, true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
-    "Sum over the last dimension, always in the same order: the second half is added to the first until one term is left."
+    "Sum over the last dimension, always in the same order."
     while (n := x.shape[-1]) > 1:
         if n % 2: x, n = F.pad(x, (0, 1)), n+1
         x = x[..., :n//2] + x[..., n//2:]
     return x[..., 0]
 
+# %% ../nbs/05_cosine_sims.ipynb #s004
 def root(x: torch.Tensor) -> torch.Tensor: # (…) float64, both
     "Square root, correctly rounded on every machine."
     return x.sqrt() if x.is_cuda else torch.as_tensor(np.sqrt(x.numpy()))
 
+# %% ../nbs/05_cosine_sims.ipynb #s007
 def cosine(a: torch.Tensor, # (…, n_embed)
            b: torch.Tensor, # (…, n_embed)
           ) -> torch.Tensor: # (…) float64; 0 where a row is zero
@@ -61,35 +63,40 @@ def threshold_attention_loop(queries, keys, values, thresholds, exclude=None):
                 counts[b, passes, q] += values[k]
     return counts, n_matches
 
+# %% ../nbs/05_cosine_sims.ipynb #s028
+def error_bound(n: int) -> float: # n: length of a row
+    "How far a float32 product of two unit rows can be from their cosine."
+    return 4*(n+8)*2**-24
+
 # %% ../nbs/05_cosine_sims.ipynb #c021
 def norms(rows: torch.Tensor) -> torch.Tensor: # (n,) float32
-    "Length of each row; 1 for a row of zeros, whose cosine is 0 with everything. Rows that float32 cannot square are a `ValueError`."
+    "Length of each row, 1 for a row of zeros. Rows that float32 cannot square are a `ValueError`."
     length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
     zero = length == 0
     if not (zero | ((length > 1e-15) & (length < 1e15))).all() or rows[zero].any():
         raise ValueError('rows must be finite, and of a length between 1e-15 and 1e15 or zero; scale them')
     return length.where(~zero, 1.)
 
+# %% ../nbs/05_cosine_sims.ipynb #s032
 def unit(rows: torch.Tensor) -> torch.Tensor: # (n, n_embed) float32
     "Rows divided by their lengths."
     return rows.float() / norms(rows)[:, None]
 
-def error_bound(n: int) -> float: # n: length of a row
-    "How far a float32 product of two unit rows can be from their cosine."
-    return 4*(n+8)*2**-24
-
 # %% ../nbs/05_cosine_sims.ipynb #c024
 class Batch(NamedTuple):
-    "Float32 cosines of queries with neighbouring keys: row `i` is query `q[i]` with the keys from number `k[i]` on."
+    "Float32 cosines: row `i` is query `q[i]` with neighbouring keys, from number `k[i]` on."
     cosines: torch.Tensor # (n, width); NaN where the keys have come to an end
     q: torch.Tensor       # (n,)
     k: torch.Tensor       # (n,)
     sizes: list           # rows with the same keys stand together: how many for each run of keys
 
+# %% ../nbs/05_cosine_sims.ipynb #s036
 TILE, QUERY_TILE = 4096, 2048 # keys and queries at a time
 
-def all_cosines(units, tile, start):
-    "Batches of all queries with all keys of a tile, of which `start` is the first."
+def all_cosines(units: torch.Tensor, # (n_queries, n_embed) unit rows
+                tile: torch.Tensor,  # (n, n_embed) unit rows of keys
+                start: int):         # the first key's number
+    "Batches of all queries with all keys of a tile."
     for q in torch.arange(len(units), device=units.device).split(QUERY_TILE):
         with true_float32(): cosines = units[q] @ tile.T
         yield Batch(cosines, q, torch.full_like(q, start), [len(q)])
@@ -97,9 +104,13 @@ def all_cosines(units, tile, start):
 # %% ../nbs/05_cosine_sims.ipynb #c027
 def find_true(mask: torch.Tensor) -> torch.Tensor: # flat positions, ascending
     "Where a mask is true. NumPy finds that several times as fast as PyTorch on a processor."
-    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.is_cpu else mask.flatten().nonzero().squeeze(1)
+    if mask.is_cpu: return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    return mask.flatten().nonzero().squeeze(1)
 
-def pairs(batch: Batch, mask): # mask: (n, width) bool
+# %% ../nbs/05_cosine_sims.ipynb #s039
+def pairs(batch: Batch,
+          mask: torch.Tensor, # (n, width) bool
+         ) -> tuple:          # numbers of queries, numbers of keys, flat positions in the mask
     "Queries and keys of a batch where a mask is true, and where that is."
     at, width = find_true(mask), mask.shape[1]
     return batch.q[at//width], batch.k[at//width] + at%width, at
@@ -113,36 +124,53 @@ class SparseCounts:
                  width: int):
         self.begin, self.column, self.count, self.width = begin, column, count, width
 
-    @classmethod
-    def of(cls, values): # (n, width) tensor, or such counts already
-        if isinstance(values, cls): return values
-        if values.is_floating_point() or (values < 0).any(): raise ValueError('values are whole numbers, none of them negative')
-        at, width = find_true(values != 0), values.shape[1]
-        row, column = at//max(1, width), at%max(1, width)
-        return cls(row_begins(row, len(values)), column, values[row, column], width)
-
     def __len__(self): return len(self.begin) - 1
-    def __repr__(self): return f'SparseCounts({len(self):,} × {self.width:,}, {len(self.count):,} of them not 0)'
+
+    def __repr__(self):
+        return f'SparseCounts({len(self):,} × {self.width:,}, {len(self.count):,} of them not 0)'
 
     @property
     def shape(self): return torch.Size((len(self), self.width))
 
-def row_begins(row: torch.Tensor, n: int) -> torch.Tensor: # (m,) rows of entries, ascending → (n+1,)
+# %% ../nbs/05_cosine_sims.ipynb #s042
+def _row_begins(row: torch.Tensor, # (m,) rows of entries, ascending
+                n: int):           # rows in all
     return F.pad(row.bincount(minlength=n).cumsum(0), (1, 0))
 
+@patch(cls_method=True)
+def of(cls: SparseCounts, values): # (n, width) tensor, or such counts already
+    "Counts from a matrix. What is no count is a `ValueError`."
+    if isinstance(values, cls): return values
+    if values.is_floating_point() or (values < 0).any():
+        raise ValueError('values are whole numbers, none of them negative')
+    at, width = find_true(values != 0), values.shape[1]
+    row, column = at//max(1, width), at%max(1, width)
+    return cls(_row_begins(row, len(values)), column, values[row, column], width)
+
 # %% ../nbs/05_cosine_sims.ipynb #h3n
+class Entries(NamedTuple):
+    "Entries of some rows of counts."
+    at: torch.Tensor     # (m,) positions in the list of rows
+    column: torch.Tensor # (m,)
+    count: torch.Tensor  # (m,)
+
 @patch
-def expand(self: SparseCounts, rows) -> tuple: # (k,) rows → positions in `rows`, columns and counts of all their entries
+def expand(self: SparseCounts, rows: torch.Tensor) -> Entries: # (k,) numbers of rows
+    "All entries of some rows."
     n = self.begin[rows+1] - self.begin[rows]
     at = torch.arange(len(rows)).repeat_interleave(n)
     entry = torch.arange(len(at)) + (self.begin[rows] - n.cumsum(0) + n)[at]
-    return at, self.column[entry], self.count[entry]
+    return Entries(at, self.column[entry], self.count[entry])
 
+# %% ../nbs/05_cosine_sims.ipynb #s047
 @patch
 def row(self: SparseCounts, r: int) -> torch.Tensor: # (width,)
+    "One row, dense."
     entries = slice(self.begin[r].item(), self.begin[r+1].item())
-    return torch.zeros(self.width, dtype=self.count.dtype).index_copy_(0, self.column[entries], self.count[entries])
+    dense = torch.zeros(self.width, dtype=self.count.dtype)
+    return dense.index_copy_(0, self.column[entries], self.count[entries])
 
+# %% ../nbs/05_cosine_sims.ipynb #s049
 @patch
 def __getitem__(self: SparseCounts, rows):
     if isinstance(rows, slice): rows = torch.arange(len(self))[rows]
@@ -150,7 +178,7 @@ def __getitem__(self: SparseCounts, rows):
     if ((rows >= len(self)) | (rows < 0)).any(): raise IndexError(f'rows are 0 to {len(self)-1}')
     if rows.dim() == 0: return self.row(int(rows))
     at, column, count = self.expand(rows)
-    return SparseCounts(row_begins(at, len(rows)), column, count, self.width)
+    return SparseCounts(_row_begins(at, len(rows)), column, count, self.width)
 
 @patch
 def split(self: SparseCounts, n: int): return (self[i:i+n] for i in range(0, len(self), n))
@@ -161,12 +189,16 @@ def to_dense(self: SparseCounts,
              dtype=None,         # default: that of the counts
              below=0,            # rows of zeros to add
             ) -> torch.Tensor:   # (n+below, width), for few rows
+    "The counts as a matrix."
     dense = torch.zeros(len(self)+below, self.width, dtype=dtype or self.count.dtype)
-    dense[torch.arange(len(self)).repeat_interleave(self.begin.diff()), self.column] = self.count.to(dense.dtype)
+    rows = torch.arange(len(self)).repeat_interleave(self.begin.diff())
+    dense[rows, self.column] = self.count.to(dense.dtype)
     return dense
 
+# %% ../nbs/05_cosine_sims.ipynb #s052
 @patch
-def sum(self: SparseCounts, dim: int) -> torch.Tensor: # int64: (width,) over rows, dim 0; (n,) of each row, dim 1
+def sum(self: SparseCounts, dim: int) -> torch.Tensor: # int64
+    "Sums over rows, `(width,)`, if dim is 0; of each row, `(n,)`, if it is 1."
     rows = torch.arange(len(self)).repeat_interleave(self.begin.diff())
     at, n = (self.column, self.width) if dim == 0 else (rows, len(self))
     return torch.zeros(n, dtype=torch.long).index_add_(0, at, self.count.long())
@@ -178,6 +210,7 @@ def largest_sum(self: SparseCounts) -> int: # of a column, exactly
     for c, n in zip(self.column.tolist(), self.count.tolist()): sums[c] += n
     return max(sums.values(), default=0)
 
+# %% ../nbs/05_cosine_sims.ipynb #s056
 @patch
 def add_to(self: SparseCounts,
            sums: torch.Tensor, # (n, width), contiguous, changed in place
@@ -187,72 +220,110 @@ def add_to(self: SparseCounts,
         at, column, count = self.expand(rows)
         sums.view(-1).index_add_(0, q[at]*self.width + column, count.to(sums.dtype))
 
+# %% ../nbs/05_cosine_sims.ipynb #s058
+def _with_ones(counts: SparseCounts) -> SparseCounts:
+    "The counts, and a last column of ones."
+    n_rows = len(counts)
+    ones = counts.begin[1:] + torch.arange(n_rows) # where the ones stand among the entries
+    old = torch.ones(len(counts.count) + n_rows, dtype=torch.bool)
+    old[ones] = False
+    column = torch.full_like(old, counts.width, dtype=torch.long)
+    count = torch.ones_like(old, dtype=counts.count.dtype)
+    column[old], count[old] = counts.column, counts.count
+    return SparseCounts(counts.begin + torch.arange(n_rows+1), column, count, counts.width + 1)
+
 # %% ../nbs/05_cosine_sims.ipynb #c030
-LARGE, DENSE = 512, 2**27 # from so many columns on values are only sparse; of fewer, so many entries are dense at a time
+LARGE = 512   # from so many columns on values are only sparse
+DENSE = 2**27 # entries that are dense at a time, of fewer columns
 
 class Values:
     "Counts `(n_keys, vocab_size)` of whole numbers, and a last column of ones that counts keys."
     def __init__(self, values): # a tensor or SparseCounts
-        c = SparseCounts.of(values)
-        self.n, ones = len(c), c.begin[1:] + torch.arange(len(c)) # where the ones stand among the entries
-        old = torch.ones(len(c.count) + self.n, dtype=torch.bool)
-        old[ones] = False
-        column, count = torch.full_like(old, c.width, dtype=torch.long), torch.ones_like(old, dtype=c.count.dtype)
-        column[old], count[old] = c.column, c.count
-        self.counts = SparseCounts(c.begin + torch.arange(self.n+1), column, count, c.width + 1)
-        self.large, self.part, self.held = self.counts.width > LARGE, DENSE//self.counts.width, (-1, None)
-        self.dtype = torch.float32 if self.n == 0 or count.max().item()*TILE < 2**24 else torch.float64 # exact
+        self.counts = _with_ones(SparseCounts.of(values))
+        self.large = self.counts.width > LARGE
+        self.part = DENSE//self.counts.width # rows that are dense at a time
+        self.held = -1, None                 # which part that is, and its rows
+        exact = not len(self.counts) or self.counts.count.max().item()*TILE < 2**24
+        self.dtype = torch.float32 if exact else torch.float64
 
-    def dense(self, k: int, n: int) -> torch.Tensor: # (n, vocab_size+1): zeros behind the last, so that a run of keys may end there
-        "Rows from number `k` on, at most `TILE`."
+    def dense(self, k: int, n: int) -> torch.Tensor: # (n, vocab_size+1)
+        "Rows from number `k` on, at most `TILE`; zeros behind the last, so that a run of keys may end there."
         part = k//self.part
         if part != self.held[0]:
-            self.held = part, self.counts[part*self.part:(part+1)*self.part + TILE].to_dense(self.dtype, TILE)
+            rows = self.counts[part*self.part:(part+1)*self.part + TILE]
+            self.held = part, rows.to_dense(self.dtype, TILE)
         return self.held[1][k - part*self.part:][:n]
 
 # %% ../nbs/05_cosine_sims.ipynb #c033
-def count_one(found, queries, keys, values: Values, threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
+def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
+              batch: Batch,
+              sure,   # (n, width) bool
+              values: Values):
+    "Add the values of pairs that surely pass."
+    if values.large: return values.counts.add_to(counts, *pairs(batch, sure)[:2])
+    width, first_keys = sure.shape[1], [k[0].item() for k in batch.k.split(batch.sizes)]
+    runs = zip(first_keys, batch.q.split(batch.sizes), sure.to(values.dtype).split(batch.sizes))
+    for k, q, passed in runs: counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
+
+# %% ../nbs/05_cosine_sims.ipynb #s063
+def _exceeds(queries, keys,
+             q, k, # (n,) numbers of pairs
+             threshold: float, at_once=16_384) -> torch.Tensor: # (n,) bool
+    "Which pairs pass, decided in float64."
+    parts = zip(q.split(at_once), k.split(at_once))
+    return torch.cat([cosine(queries[a], keys[b]) > threshold for a, b in parts])
+
+# %% ../nbs/05_cosine_sims.ipynb #s066
+def count_one(found, # batches
+              queries, keys, values: Values,
+              threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
-    bound, counts = error_bound(keys.shape[1]), torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
+    bound = error_bound(keys.shape[1])
+    counts = torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
     for batch in found:
-        sure, width = batch.cosines > threshold+bound, batch.cosines.shape[1]
-        if not values.large:
-            first = [k[0].item() for k in batch.k.split(batch.sizes)]
-            for k, q, passed in zip(first, batch.q.split(batch.sizes), sure.to(values.dtype).split(batch.sizes)):
-                counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
-        else: values.counts.add_to(counts, *pairs(batch, sure)[:2])
+        sure = batch.cosines > threshold+bound
+        _add_sure(counts, batch, sure, values)
         q, k, _ = pairs(batch, (batch.cosines > threshold-bound) ^ sure)
-        passed = torch.cat([cosine(queries[a], keys[b]) > threshold for a, b in zip(q.split(16_384), k.split(16_384))])
+        passed = _exceeds(queries, keys, q, k, threshold)
         values.counts.add_to(counts, q[passed], k[passed])
     return counts[None].long()
 
 # %% ../nbs/05_cosine_sims.ipynb #c036
 def principal(keys: torch.Tensor, # (n_keys, n_embed)
               n=20_000,           # rows to look at
-             ) -> torch.Tensor:   # (n_embed, n_embed) float32, one direction a column, the one that holds most first
-    "Principal directions of unit rows, about the origin."
+             ) -> torch.Tensor:   # (n_embed, n_embed) float32, a direction a column
+    "Principal directions of unit rows about the origin, the one that holds most first."
     rows = unit(keys[::max(1, len(keys)//n)])
-    with true_float32(): return torch.linalg.eigh((rows.T @ rows).double())[1].flip(1).float()
+    with true_float32(): products = (rows.T @ rows).double()
+    return torch.linalg.eigh(products)[1].flip(1).float()
 
 # %% ../nbs/05_cosine_sims.ipynb #c039
-GROUP = 64 # neighbouring keys that are dismissed together
-
 def round_up(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     "The smallest numbers of a floating format that are at least `x`."
     y = x.to(dtype)
     return y.where(y.to(x.dtype) >= x, torch.nextafter(y, torch.full_like(y, torch.inf)))
 
-def shorten(units: torch.Tensor,      # (n, n_embed)
-            directions: torch.Tensor, # (n_embed, d)
-            dtype: torch.dtype) -> tuple: # coordinates (n, d) of the dtype; bounds on the length of the rest (n,) and of the rounding (n,)
+# %% ../nbs/05_cosine_sims.ipynb #s073
+class Short(NamedTuple):
     "What the sieve knows about rows."
+    p: torch.Tensor        # (n, d) leading coordinates, rounded
+    rest: torch.Tensor     # (n,) bound on the length of the rest
+    rounding: torch.Tensor # (n,) bound on the length of what rounding takes away
+
+def shorten(units: torch.Tensor,      # (n, n_embed) unit rows
+            directions: torch.Tensor, # (n_embed, d)
+            dtype: torch.dtype) -> Short:
+    "Rows as the sieve sees them."
     n_embed, d = directions.shape
     with true_float32(): p = units @ directions
     slack = 8*n_embed*d**.5*2**-24 # what float32 may do to p, and to its square
     short = p.to(dtype)
-    return short, (1 + slack - p.square().sum(1)).clamp_min(0).sqrt(), 1.01*(p - short.float()).norm(dim=1)
+    rest = (1 + slack - p.square().sum(1)).clamp_min(0).sqrt()
+    return Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
 
 # %% ../nbs/05_cosine_sims.ipynb #c041
+GROUP = 64 # neighbouring keys that are dismissed together
+
 class Sieve:
     "Finds, for groups of 64 neighbouring keys, the queries that may exceed a threshold with one of them."
     width = 1 # keys in a row
@@ -262,21 +333,31 @@ class Sieve:
         self.directions, self.dtype = directions, dtype
         p, rest, rounding = shorten(units, directions, dtype)
         self.threshold = threshold - 2*error_bound(units.shape[1]) - rounding.max()
-        self.queries = torch.cat([p, round_up(rest, dtype)[:, None], torch.ones_like(p[:, :1]).expand(-1, 2)], 1)
+        ones = torch.ones_like(p[:, :1]).expand(-1, 2)
+        self.queries = torch.cat([p, round_up(rest, dtype)[:, None], ones], 1)
         self.sign = torch.int16 if dtype == torch.bfloat16 else torch.int32 # what a number's sign is read as
+        # memory that is used again and again
         self.scores = p.new_empty(max(QUERY_TILE*TILE//4, GROUP*len(units)))
         self.gathered = torch.empty_like(self.queries)
 
     def __repr__(self):
-        return f"{type(self).__name__}({self.directions.shape[1]} dimensions, {str(self.dtype).removeprefix('torch.')})"
+        dtype = str(self.dtype).removeprefix('torch.')
+        return f"{type(self).__name__}({self.directions.shape[1]} dimensions, {dtype})"
 
-    def close(self, p, rest, margin): # (n, m), (n,), (n,) → (n, m+3)
-        "Rows whose dot product with a query's is positive if the pair may pass."
-        above = margin - self.threshold
-        high = above.to(self.dtype) # two numbers, for one of a short format is not near enough
-        return torch.cat([p, *(x[:, None] for x in (round_up(rest, self.dtype), high, round_up(above - high.float(), self.dtype)))], 1)
+# %% ../nbs/05_cosine_sims.ipynb #s078
+@patch
+def with_bounds(self: Sieve, p, rest, margin): # (n, m), (n,), (n,) → (n, m+3)
+    "Rows whose dot product with a query's is positive if the pair may pass."
+    above = margin - self.threshold
+    high = above.to(self.dtype)                          # one number of a short format is not near enough
+    low = round_up(above - high.float(), self.dtype)
+    ends = [round_up(rest, self.dtype), high, low]
+    return torch.cat([p, torch.stack(ends, 1)], 1)
 
-    def rows(self, keys): return self.close(*shorten(keys, self.directions, self.dtype)) # (n, n_embed) unit rows → (n, d+3)
+@patch
+def rows(self: Sieve, keys): # (n, n_embed) unit rows → (n, d+3)
+    "What queries are multiplied with."
+    return self.with_bounds(*shorten(keys, self.directions, self.dtype))
 
 # %% ../nbs/05_cosine_sims.ipynb #c043
 @patch
@@ -284,15 +365,17 @@ def candidates(self: Sieve,
                keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
               ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
-    rows, n, together = self.rows(keys), len(self.queries), GROUP//self.width
-    largest = torch.empty(len(keys)//GROUP, n, dtype=self.sign)
+    rows, n_queries, together = self.rows(keys), len(self.queries), GROUP//self.width
+    largest = torch.empty(len(keys)//GROUP, n_queries, dtype=self.sign)
     for k in range(0, len(rows), TILE//4):
-        for q in range(0, n, QUERY_TILE):
-            some, queries = rows[k:k+TILE//4], self.queries[q:q+QUERY_TILE]
+        some = rows[k:k+TILE//4]
+        groups = slice(k//together, (k+len(some))//together)
+        for q in range(0, n_queries, QUERY_TILE):
+            queries = self.queries[q:q+QUERY_TILE]
             scores = self.scores[:len(some)*len(queries)].view(len(some), -1)
             with true_float32(): torch.mm(some, queries.T, out=scores)
-            into = largest[k//together:(k+len(some))//together, q:q+QUERY_TILE]
-            torch.amax(scores.view(self.sign).unflatten(0, (-1, together)), 1, out=into)
+            signs = scores.view(self.sign).unflatten(0, (-1, together))
+            torch.amax(signs, 1, out=largest[groups, q:q+QUERY_TILE])
     return [find_true(reached) for reached in largest > 0]
 
 # %% ../nbs/05_cosine_sims.ipynb #bx2
@@ -309,21 +392,26 @@ class Boxes(Sieve):
         middle = ((low+high)/2).to(self.dtype)
         half = round_up(torch.maximum(high-middle.float(), middle.float()-low), self.dtype)
         rest, rounding = (x.unflatten(0, (-1, self.width)).amax(1) for x in (rest, rounding))
-        return self.close(torch.cat([half, middle], 1), rest, rounding + 3*error_bound(2*p.shape[1]))
+        slack = 3*error_bound(2*p.shape[1])
+        return self.with_bounds(torch.cat([half, middle], 1), rest, rounding + slack)
 
 # %% ../nbs/05_cosine_sims.ipynb #bx5
+@patch
+def _keep(self: Sieve, rows, q): # (64, d+3), (n,) → query numbers
+    "Which of some queries may exceed the threshold with one of a group of keys."
+    if not len(q): return q
+    queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
+    scores = self.scores[:len(q)*len(rows)].view(len(q), -1)
+    with true_float32(): torch.mm(queries, rows.T, out=scores)
+    return q[find_true(scores.view(self.sign).amax(1) > 0)]
+
 @patch
 def refine(self: Sieve,
            keys: torch.Tensor, # (n, n_embed) unit rows
            found: list,        # candidates of a coarser sieve
           ) -> list:           # those of them that stay
     "Which candidates this sieve lets through as well."
-    def stay(rows, q):
-        if not len(q): return q
-        queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
-        with true_float32(): scores = torch.mm(queries, rows.T, out=self.scores[:len(q)*len(rows)].view(len(q), -1))
-        return q[find_true(scores.view(self.sign).amax(1) > 0)]
-    return [stay(rows, q) for rows, q in zip(self.rows(keys).split(GROUP), found)]
+    return [self._keep(rows, q) for rows, q in zip(self.rows(keys).split(GROUP), found)]
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
 class Cascade:
@@ -331,66 +419,120 @@ class Cascade:
     def __init__(self, units: torch.Tensor, # (n_queries, n_embed)
                  *sieves: Sieve):
         self.units, self.sieves = units, sieves
-        self.gathered, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), GROUP)
+        # memory that is used again and again: queries of a group, cosines of a batch
+        self.queries, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), GROUP)
 
     def __repr__(self): return ', then '.join(map(str, self.sieves))
 
     def candidates(self, keys): # as in `Sieve`
         found = [torch.arange(len(self.units))]*(len(keys)//GROUP)
-        for i, sieve in enumerate(self.sieves): found = sieve.refine(keys, found) if i else sieve.candidates(keys)
+        for i, sieve in enumerate(self.sieves):
+            found = sieve.refine(keys, found) if i else sieve.candidates(keys)
         return found
 
-    def batch(self, tile, parts, start): # parts: (first key, query numbers) of some groups
-        "Cosines of some groups, in memory that is used again."
-        q, sizes = torch.cat([q for _, q in parts]), [len(q) for _, q in parts]
-        with true_float32():
-            for (k, some), cosines in zip(parts, self.cosines[:len(q)].split(sizes)):
-                rows = torch.index_select(self.units, 0, some, out=self.gathered[:len(some)])
-                torch.mm(rows, tile[k:k+GROUP].T, out=cosines)
-        first = torch.tensor([k for k, _ in parts]).repeat_interleave(torch.tensor(sizes))
-        return Batch(self.cosines[:len(q)], q, first + start, sizes)
+# %% ../nbs/05_cosine_sims.ipynb #s085
+class Gathered:
+    "Groups of keys and their candidates, and the batch of their cosines."
+    def __init__(self, cascade: Cascade,
+                 tile: torch.Tensor, # (n, n_embed) unit rows of keys, n a multiple of 64
+                 start: int):        # number of the tile's first key
+        self.cascade, self.tile, self.start = cascade, tile, start
+        self.clear()
+
+    def clear(self):
+        self.groups = [] # first key in the tile, query numbers
+        self.n = 0       # rows of the batch
+
+    def fits(self, q): return self.n + len(q) <= len(self.cascade.cosines)
+
+    def add(self, k, q):
+        if len(q): self.groups.append((k, q))
+        self.n += len(q)
+
+# %% ../nbs/05_cosine_sims.ipynb #s087
+@patch
+def batch(self: Gathered) -> Batch:
+    "The cosines of what is gathered; from then on nothing is."
+    sizes, cosines = [len(q) for _, q in self.groups], self.cascade.cosines[:self.n]
+    with true_float32():
+        for (k, q), out in zip(self.groups, cosines.split(sizes)):
+            queries = torch.index_select(self.cascade.units, 0, q, out=self.cascade.queries[:len(q)])
+            torch.mm(queries, self.tile[k:k+GROUP].T, out=out)
+    q = torch.cat([q for _, q in self.groups])
+    k = torch.tensor([k for k, _ in self.groups]).repeat_interleave(torch.tensor(sizes))
+    self.clear()
+    return Batch(cosines, q, k + self.start, sizes)
 
 # %% ../nbs/05_cosine_sims.ipynb #bx8
 @patch
-def batches(self: Cascade, tile, start):
-    "Batches of those cosines of a tile that may exceed the threshold; each is overwritten when the next is asked for."
-    tile, parts, n = F.pad(tile, (0, 0, 0, -len(tile)%GROUP), value=torch.nan), [], 0
+def candidate_batches(self: Cascade, tile, start):
+    "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
+    tile = F.pad(tile, (0, 0, 0, -len(tile)%GROUP), value=torch.nan)
+    gathered = Gathered(self, tile, start)
     for k, q in zip(range(0, len(tile), GROUP), self.candidates(tile)):
-        if n + len(q) > len(self.cosines):
-            yield self.batch(tile, parts, start)
-            parts, n = [], 0
-        if len(q): parts.append((k, q)); n += len(q)
-    if parts: yield self.batch(tile, parts, start)
+        if not gathered.fits(q): yield gathered.batch()
+        gathered.add(k, q)
+    if gathered.n: yield gathered.batch()
 
 # %% ../nbs/05_cosine_sims.ipynb #c049
-DIMS = 29, 45, 61, 93, 125
+DIMS = 29, 45, 61, 93, 125 # numbers of directions to choose from
 
-def time_of(f) -> float: # seconds, the better of two runs
+def _time_of(f) -> float: # seconds, the better of two runs
     def once():
-        start = time.perf_counter(); f()
+        start = time.perf_counter()
+        f()
         return time.perf_counter() - start
     return min(once(), once())
 
-def sample_of(units, keys, n_groups=16, n_queries=8192) -> tuple: # unit rows of both
-    "Groups of neighbouring keys from all over the index, and queries."
-    starts = torch.linspace(0, max(0, len(keys)-GROUP), n_groups, dtype=torch.float64).long()[:, None]
-    return units[::-(-len(units)//n_queries)], unit(keys[(starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()])
+def _sample_of(units, keys, n_groups=16, n_queries=8192) -> tuple: # unit rows of both
+    "Queries, and groups of neighbouring keys from all over the index."
+    last = max(0, len(keys)-GROUP)
+    starts = torch.linspace(0, last, n_groups, dtype=torch.float64).long()[:, None]
+    rows = (starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()
+    return units[::-(-len(units)//n_queries)], unit(keys[rows])
 
 # %% ../nbs/05_cosine_sims.ipynb #bxa
-def cheapest(some, sample, threshold, sieves) -> tuple: # the sieves of the cheapest plan, none if that is cheapest
-    "One sieve, or two of which the second is finer, by what they take on a sample and what they let through."
+class SieveCost(NamedTuple):
+    "What a sieve costs on a sample, and what it is good for."
+    alone: float    # seconds for all pairs
+    refining: float # seconds for all pairs, as the finer of two; infinite where it cannot be that
+    share: float    # of the pairs, let through
+
+def _n_pairs(candidates: list) -> int: return sum(map(len, candidates))
+
+def _cost_of(sieve: Sieve, sample, everyone: list) -> SieveCost: # everyone: all queries for each group
+    alone = _time_of(lambda: sieve.candidates(sample))
+    refining = _time_of(lambda: sieve.refine(sample, everyone)) if sieve.width == 1 else math.inf
+    return SieveCost(alone, refining, _n_pairs(sieve.candidates(sample))/_n_pairs(everyone))
+
+# %% ../nbs/05_cosine_sims.ipynb #s094
+def _refines(second: Sieve, first: Sieve) -> bool:
+    deeper = second.directions.shape[1] > first.directions.shape[1]
+    return second.width == 1 and (deeper or first.width > 1)
+
+def _plan_costs(costs: dict,   # Sieve → SieveCost
+                decide: float, # seconds for all pairs once they are let through
+               ) -> dict:      # sieves of a plan → seconds
+    "What each plan of one sieve or two takes."
+    plans, last = {}, {sieve: cost for sieve, cost in costs.items() if cost.share < .5}
+    for first, cost in costs.items():
+        if first in last: plans[first,] = cost.alone + cost.share*decide
+        for second, finer in last.items():
+            if not _refines(second, first): continue
+            plans[first, second] = cost.alone + cost.share*finer.refining + finer.share*decide
+    return plans
+
+# %% ../nbs/05_cosine_sims.ipynb #s096
+def _scan(found, threshold: float):
+    "What counting does with each batch, whatever the values."
+    for batch in found: pairs(batch, batch.cosines > threshold)
+
+def _cheapest(some, sample, threshold: float, sieves: list) -> tuple: # of sieves, none if that is cheapest
+    "The cheapest plan for a sample of queries and keys."
     everyone = Cascade(some).candidates(sample)
-    share = lambda found: sum(map(len, found))/sum(map(len, everyone))
-    def look(found):
-        for batch in found: pairs(batch, batch.cosines > threshold)
-    each = time_of(lambda: look(Cascade(some).batches(sample, 0)))
-    first = {s: (time_of(lambda: s.candidates(sample)), share(s.candidates(sample))) for s in sieves}
-    again = {s: time_of(lambda: s.refine(sample, everyone)) for s in sieves if s.width == 1}
-    plans = {(): time_of(lambda: look(all_cosines(some, sample, 0)))}
-    for s, (t, through) in first.items():
-        if through < .5: plans[s,] = t + through*each
-        finer = [f for f in again if s.width > 1 or f.directions.shape[1] > s.directions.shape[1]]
-        plans |= {(s, f): t + through*again[f] + first[f][1]*each for f in finer if first[f][1] < .5}
+    decide = _time_of(lambda: _scan(Cascade(some).candidate_batches(sample, 0), threshold))
+    plans = {(): _time_of(lambda: _scan(all_cosines(some, sample, 0), threshold))}
+    plans |= _plan_costs({sieve: _cost_of(sieve, sample, everyone) for sieve in sieves}, decide)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
@@ -404,25 +546,28 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if len(dims) == 1: return Cascade(units, Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype))
     # to shorten a key costs as much as comparing it with so many queries
     if len(units) <= 2*dims[0] or not len(keys): return None
-    directions, (some, sample) = principal(keys), sample_of(units, keys)
-    sieves = [kind(some, directions[:, :d], threshold, dtype) for kind in (Sieve, Boxes) for d in dims if d <= units.shape[1]]
-    chosen = [type(s)(units, s.directions, threshold, dtype) for s in cheapest(some, sample, threshold, sieves)]
-    return Cascade(units, *chosen) if chosen else None
+    directions, (some, sample) = principal(keys), _sample_of(units, keys)
+    depths = [d for d in dims if d <= units.shape[1]]
+    sieves = [kind(some, directions[:, :d], threshold, dtype) for kind in (Sieve, Boxes) for d in depths]
+    chosen = _cheapest(some, sample, threshold, sieves)
+    anew = [type(sieve)(units, sieve.directions, threshold, dtype) for sieve in chosen]
+    return Cascade(units, *anew) if anew else None
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold: float,      # the lowest that matters
-            dtype=None,            # of the sieves: torch.bfloat16 or torch.float32; default: what this machine does faster
+            dtype=None,            # of the sieves: bfloat16 or float32; default: what is faster here
             dims=DIMS,             # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
-    sieve = choose_sieve(units, keys, threshold, dtype, dims) if dims and units.is_cpu else None
+    cascade = choose_sieve(units, keys, threshold, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
-        yield from sieve.batches(tile, start) if sieve else all_cosines(units, tile, start)
+        if cascade: yield from cascade.candidate_batches(tile, start)
+        else: yield from all_cosines(units, tile, start)
         progress(len(tile))
 
 # %% ../nbs/05_cosine_sims.ipynb #c057
@@ -432,83 +577,137 @@ except ImportError: triton = None
 # %% ../nbs/05_cosine_sims.ipynb #c059
 if triton:
     @triton.jit
-    def load(x, i, j, n, m):
+    def _load(x, i, j, n, m):
         "Elements of an (n, m) matrix, zeros outside."
         return tl.load(x + i*m + j, mask=(i < n) & (j < m), other=0.)
 
+# %% ../nbs/05_cosine_sims.ipynb #s102
+if triton:
     @triton.jit
-    def tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, n_keys, N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+    def _tile_cosines(queries, keys,           # (n_queries, N) and (n_keys, N)
+                      query_scale, key_scale,  # (n_queries,) and (n_keys,), one over the lengths
+                      q, k,                    # (BQ,) and (BK,), the tile's rows
+                      n_queries, n_keys,       # what is beyond counts as zero
+                      N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
         "Cosines (BQ, BK) of rows given with one over their lengths."
         dots = tl.zeros((BQ, BK), tl.float32)
         for d in range(0, N, BD):
             dim = d + tl.arange(0, BD)
-            dots = tl.dot(load(queries, q[:, None], dim[None, :], n_queries, N), load(keys, k[None, :], dim[:, None], n_keys, N), dots)
-        return dots*load(query_scale, q[:, None], 0, n_queries, 1)*load(key_scale, k[None, :], 0, n_keys, 1)
+            some_queries = _load(queries, q[:, None], dim[None, :], n_queries, N)
+            some_keys = _load(keys, k[None, :], dim[:, None], n_keys, N)
+            dots = tl.dot(some_queries, some_keys, dots)
+        query_scales = _load(query_scale, q[:, None], 0, n_queries, 1)
+        key_scales = _load(key_scale, k[None, :], 0, n_keys, 1)
+        return dots*query_scales*key_scales
+
+# %% ../nbs/05_cosine_sims.ipynb #s104
+if triton:
+    @triton.jit
+    def _note(doubtful, n_doubtful, room, # (room,) and (1,), written
+              near, q, k, n_keys,         # (BQ, BK), (BQ,) and (BK,)
+              BQ: tl.constexpr, BK: tl.constexpr):
+        "List pairs as numbers q·n_keys + k, as far as there is room, and count all of them."
+        if tl.sum(near.to(tl.int32)) > 0:
+            at = tl.atomic_add(n_doubtful + tl.zeros((BQ, BK), tl.int32), 1, mask=near)
+            tl.store(doubtful + at, q[:, None]*n_keys + k[None, :], mask=near & (at < room))
 
 # %% ../nbs/05_cosine_sims.ipynb #c061
 if triton:
     @triton.jit
-    def fused(queries, keys, query_scale, key_scale, values, sums, doubtful, n_doubtful, n_queries, n_keys, share, threshold, bound, room,
-              N: tl.constexpr, COLUMNS: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
-        q, begin = (tl.program_id(0)*BQ + tl.arange(0, BQ)).to(tl.int64), tl.program_id(1)*share
+    def fused(queries, keys, query_scale, key_scale, values, # read; values (n_keys, COLUMNS) float16
+              sums, doubtful, n_doubtful,                    # written; sums (n_shares, n_queries, COLUMNS)
+              n_queries, n_keys, share, threshold, bound, room, # share: keys for a program
+              N: tl.constexpr, COLUMNS: tl.constexpr,        # dimensions of rows, columns of values
+              BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+        q = (tl.program_id(0)*BQ + tl.arange(0, BQ)).to(tl.int64)
+        begin = tl.program_id(1)*share
         end = tl.minimum(begin + share, n_keys)
-        column, total = tl.arange(0, COLUMNS)[None, :], tl.zeros((BQ, COLUMNS), tl.float32)
+        column = tl.arange(0, COLUMNS)[None, :]
+        total = tl.zeros((BQ, COLUMNS), tl.float32)
         for start in range(begin, end, BK):
             k = (start + tl.arange(0, BK)).to(tl.int64)
-            cosines = tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end, N, BQ, BK, BD)
+            cosines = _tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end,
+                                    N, BQ, BK, BD)
             inside = (q < n_queries)[:, None] & (k < end)[None, :]
             sure = inside & (cosines > threshold + bound)
-            total = tl.dot(sure.to(tl.float16), load(values, k[:, None], column, end, COLUMNS), total)
+            some_values = _load(values, k[:, None], column, end, COLUMNS)
+            total = tl.dot(sure.to(tl.float16), some_values, total)
             near = inside & (cosines > threshold - bound) & (sure == 0)
-            if tl.sum(near.to(tl.int32)) > 0:
-                at = tl.atomic_add(n_doubtful + tl.zeros((BQ, BK), tl.int32), 1, mask=near)
-                tl.store(doubtful + at, q[:, None]*n_keys + k[None, :], mask=near & (at < room))
+            _note(doubtful, n_doubtful, room, near, q, k, n_keys, BQ, BK)
         row = (tl.program_id(1)*n_queries + q)[:, None]*COLUMNS
         tl.store(sums + row + column, total, mask=(q < n_queries)[:, None])
 
 # %% ../nbs/05_cosine_sims.ipynb #c063
+COLUMNS = 128 # of values, at a time
+TILES = dict(BQ=128, BK=64, BD=64, num_warps=8) # queries, keys and dimensions at a time
+
+def launch(queries, keys,
+           columns,     # (n_keys, n_columns) values below 1024
+           threshold: float,
+           room=2**20): # for doubtful pairs
+    "Counts (n_queries, n_columns), float64, of sure pairs; numbers q·n_keys + k of doubtful ones."
+    share = min(65_536, 2**24 // max(1, int(columns.max())))
+    parts = [_launch_part(queries, keys, some, threshold, share, room) for some in columns.split(COLUMNS, 1)]
+    return torch.cat([sums for sums, _ in parts], 1), parts[0][1] # pairs are doubtful whatever the columns
+
+# %% ../nbs/05_cosine_sims.ipynb #gk2
+def _launch_part(queries, keys, columns, threshold: float, share: int, room: int):
+    "The same for at most 128 columns."
+    (n_queries, n_embed), (n_keys, n), device = queries.shape, columns.shape, keys.device
+    width = max(64, triton.next_power_of_2(n))
+    values = F.pad(columns, (0, width - n)).half().contiguous()
+    sums = torch.empty(-(-n_keys//share), n_queries, width, device=device)
+    doubtful = torch.empty(room, dtype=torch.long, device=device)
+    n_doubtful = torch.zeros(1, dtype=torch.long, device=device)
+    # Triton's interpreter misreads bfloat16
+    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float())
+    grid = triton.cdiv(n_queries, TILES['BQ']), len(sums)
+    fused[grid](*rows, 1/norms(queries), 1/norms(keys), values, sums, doubtful, n_doubtful,
+                n_queries, n_keys, share, threshold, 2*error_bound(n_embed), room,
+                N=n_embed, COLUMNS=width, **TILES)
+    if n_doubtful > room: return _launch_part(queries, keys, columns, threshold, share, n_doubtful.item())
+    return sums[..., :n].sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
+
+# %% ../nbs/05_cosine_sims.ipynb #s106
+def _split_digits(counts: torch.Tensor) -> torch.Tensor: # (n, width) → (n, n_digits·width)
+    "Digits to the base 1024, the lowest first."
+    n_digits = 1 + int(math.log(max(1, counts.max().item()), 1024))
+    return torch.cat([counts // 1024**i % 1024 for i in range(n_digits)], 1)
+
+def _join_digits(sums: torch.Tensor, width: int) -> torch.Tensor: # (n, n_digits·width) → (n, width)
+    "Sums of counts, of the sums of their digits."
+    total = 0
+    for i, digit in enumerate(sums.split(width, 1)): total = total + 1024**i * digit
+    return total
+
+# %% ../nbs/05_cosine_sims.ipynb #s108
 def best_device(queries, keys) -> str:
     "A GPU where there is one, a compiler for its kernel, and rows that it takes; else 'cpu'."
     return accelerator() if triton and queries.dtype == keys.dtype == torch.bfloat16 else 'cpu'
 
-COLUMNS = 128 # of values, at a time
-TILES = dict(BQ=128, BK=64, BD=64, num_warps=8) # queries, keys and dimensions at a time
+# %% ../nbs/05_cosine_sims.ipynb #s110
+def _check_kernel(queries, keys):
+    "A `UserError` where the kernel cannot run."
+    if triton is None:
+        which = "Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere"
+        raise UserError(f'counting on a GPU needs {which}')
+    if not queries.dtype == keys.dtype == torch.bfloat16:
+        raise UserError("counting on a GPU needs rows in bfloat16; device 'cpu' takes others")
 
-def launch(queries, keys, columns, threshold, room=2**20):
-    "Counts (n_queries, n_columns) of pairs that are sure, float64, and numbers q·n_keys + k of those that are not."
-    share = min(65_536, 2**24 // max(1, int(columns.max())))
-    parts = [launch_part(queries, keys, some, threshold, share, room) for some in columns.split(COLUMNS, 1)]
-    return torch.cat([sums for sums, _ in parts], 1), parts[0][1] # pairs are doubtful whatever the columns
-
-# %% ../nbs/05_cosine_sims.ipynb #gk2
-def launch_part(queries, keys, columns, threshold, share, room):
-    "The same for at most 128 columns."
-    (n_queries, n_embed), (n_keys, n), device = queries.shape, columns.shape, keys.device
-    values = F.pad(columns, (0, max(64, triton.next_power_of_2(n)) - n)).half().contiguous()
-    sums = torch.empty(-(-n_keys//share), n_queries, values.shape[1], device=device)
-    doubtful = torch.empty(room, dtype=torch.long, device=device)
-    n_doubtful = torch.zeros(1, dtype=torch.long, device=device)
-    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float()) # Triton's interpreter misreads bfloat16
-    grid = triton.cdiv(n_queries, TILES['BQ']), len(sums)
-    fused[grid](*rows, 1/norms(queries), 1/norms(keys), values, sums, doubtful, n_doubtful, n_queries, n_keys, share,
-                threshold, 2*error_bound(n_embed), room, N=n_embed, COLUMNS=values.shape[1], **TILES)
-    if n_doubtful > room: return launch_part(queries, keys, columns, threshold, share, n_doubtful.item())
-    return sums[..., :n].sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()]
-
-# %% ../nbs/05_cosine_sims.ipynb #c065
-def count_fused(queries, keys, values: Values, threshold: float, device='cuda') -> torch.Tensor: # (n_queries, vocab_size+1) int64
+# %% ../nbs/05_cosine_sims.ipynb #s138
+def count_fused(queries, keys, values: Values,
+                threshold: float, device='cuda') -> torch.Tensor: # (n_queries, vocab_size+1) int64
     "Counts at one threshold on an accelerator, a million keys at a time."
-    if triton is None: raise UserError("counting on a GPU needs Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere")
-    if not queries.dtype == keys.dtype == torch.bfloat16: raise UserError("counting on a GPU needs rows in bfloat16; device 'cpu' takes others")
+    _check_kernel(queries, keys)
     queries, total = queries.to(device).contiguous(), 0
     for some, counts in zip(keys.split(2**20), values.counts.split(2**20)):
         some, counts = some.to(device).contiguous(), counts.to_dense().to(device)
-        digits = 1 + int(math.log(max(1, counts.max().item()), 1024))
-        sums, doubtful = launch(queries, some, torch.cat([counts // 1024**i % 1024 for i in range(digits)], 1), threshold)
-        sums = sum(1024**i * digit for i, digit in enumerate(sums.chunk(digits, 1)))
+        sums, doubtful = launch(queries, some, _split_digits(counts), threshold)
+        sums = _join_digits(sums, counts.shape[1])
         q, k = doubtful // len(some), doubtful % len(some)
-        passed = torch.cat([cosine(queries[a], some[b]) > threshold for a, b in zip(q.split(2**18), k.split(2**18))])
-        total = total + sums.index_add_(0, q[passed], counts[k[passed]].double()).long().cpu()
+        passed = _exceeds(queries, some, q, k, threshold, 2**18)
+        sums.index_add_(0, q[passed], counts[k[passed]].double())
+        total = total + sums.long().cpu()
     return total
 
 # %% ../nbs/05_cosine_sims.ipynb #c071
@@ -518,67 +717,95 @@ def levels(cosines: torch.Tensor,    # (n,)
     "How many of the thresholds each similarity exceeds, strictly."
     return torch.searchsorted(thresholds, cosines.double())
 
-def matches(found, queries, keys, thresholds):
-    "Yield `(q, k, level)` of the pairs in some batches that exceed at least the lowest of the thresholds, which ascend."
+# %% ../nbs/05_cosine_sims.ipynb #s112
+def matches(found, # batches
+            queries, keys, thresholds):
+    "Yield `(q, k, level)` of the pairs in some batches that exceed a threshold; thresholds ascend."
     bound = error_bound(keys.shape[1])
     for batch in found:
         q, k, at = (x.cpu() for x in pairs(batch, batch.cosines > thresholds[0].item()-bound))
         rough = batch.cosines.view(-1).cpu()[at].double()
         level = levels(rough-bound, thresholds)
-        for some in (level != levels(rough+bound, thresholds)).nonzero().squeeze(1).split(16_384):
+        doubtful = (level != levels(rough+bound, thresholds)).nonzero().squeeze(1)
+        for some in doubtful.split(16_384):
             level[some] = levels(cosine(queries[q[some]], keys[k[some]]), thresholds)
         passed = level > 0
         yield q[passed], k[passed], level[passed]
 
 # %% ../nbs/05_cosine_sims.ipynb #c076
-def count_levels(found, queries, keys, values: Values, thresholds) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
+def count_levels(found, # batches
+                 queries, keys, values: Values,
+                 thresholds) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
     "Counts at ascending thresholds, pair by pair."
     counts = torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
-    for q, k, level in matches(found, queries, keys, thresholds): values.counts.add_to(counts, (level-1)*len(queries) + q, k)
-    return counts.flip(0).cumsum(0).flip(0) # a pair counts at every threshold it exceeds
+    for q, k, level in matches(found, queries, keys, thresholds):
+        values.counts.add_to(counts, (level-1)*len(queries) + q, k)
+    return counts.flip(0).cumsum(0).flip(0)
 
 # %% ../nbs/05_cosine_sims.ipynb #c079
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds as a matrix, or a `UserError` if their number or range is wrong."
     try: t = float64(thresholds).detach().cpu()
-    except (TypeError, ValueError) as e: raise UserError(f'thresholds are numbers, as many for each block; got {thresholds}') from e
-    if t.dim() not in (1, 2) or len(t) != n_layer: raise UserError(f'{t.shape[0] if t.dim() else 1} thresholds given; the model has {n_layer} blocks and needs one for each')
-    if not t.numel() or not ((t >= -1) & (t <= 1)).all(): raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
+    except (TypeError, ValueError) as e:
+        raise UserError(f'thresholds are numbers, as many for each block; got {thresholds}') from e
+    if t.dim() not in (1, 2) or len(t) != n_layer:
+        n = t.shape[0] if t.dim() else 1
+        raise UserError(f'{n} thresholds given; the model has {n_layer} blocks and needs one for each')
+    if not t.numel() or not ((t >= -1) & (t <= 1)).all():
+        raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)
 
-# %% ../nbs/05_cosine_sims.ipynb #c082
-def take_out(counts, queries, keys, values: Values, thresholds, exclude):
-    "Subtract, at each threshold that they exceed, the pairs of query `q` and key `exclude[q]`."
-    q = ((exclude >= 0) & (exclude < len(keys))).nonzero().squeeze(1)
-    cosines = cosine(queries[q], keys[exclude[q]]).cpu()
-    for c, t in zip(counts, thresholds): c[q[cosines > t]] -= values.counts[exclude[q[cosines > t]]].to_dense()
-
-def block_counts(queries, keys, values: Values, thresholds, exclude=None, device='cpu', progress=lambda n: None, **kwargs):
-    "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)` of one block."
-    thresholds, order = thresholds.sort()
-    if not (len(queries) and len(keys)): counts = torch.zeros(len(thresholds), len(queries), values.counts.shape[1], dtype=torch.long)
-    elif torch.device(device).type == 'cuda' and not values.large:
-        counts = torch.stack([count_fused(queries, keys, values, t, device) for t in thresholds.tolist()])
-        progress(len(keys))
-    else:
-        count, t = (count_one, thresholds.item()) if len(thresholds) == 1 else (count_levels, thresholds)
-        counts = count(batches(queries, keys, thresholds[0].item(), progress=progress, **kwargs), queries, keys, values, t)
-    if exclude is not None: take_out(counts, queries, keys, values, thresholds, exclude)
-    counts = counts[order.argsort()]
-    return counts[..., :-1], counts[..., -1]
-
 # %% ../nbs/05_cosine_sims.ipynb #h4p
-def check_sizes(queries, keys, values, exclude) -> SparseCounts: # the values
+def _check_sizes(queries, keys, values, exclude) -> SparseCounts: # the values
     "A `ValueError` unless sizes go together, and all sums of values are exact in float64."
     if not (queries.dim() == keys.dim() == 3 and queries.shape[::2] == keys.shape[::2]):
-        raise ValueError(f'queries {tuple(queries.shape)} and keys {tuple(keys.shape)} are not (n_layer, n, n_embed) of the same blocks')
-    if not len(values) == keys.shape[1]: raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
+        given = f'queries {tuple(queries.shape)} and keys {tuple(keys.shape)}'
+        raise ValueError(f'{given} are not (n_layer, n, n_embed) of the same blocks')
+    if not len(values) == keys.shape[1]:
+        raise ValueError(f'{keys.shape[1]} keys and {len(values)} rows of values')
     if exclude is not None and not (exclude.shape == queries.shape[1:2] and exclude.dtype == torch.long):
         raise ValueError(f'exclude is a whole number for each of {queries.shape[1]} queries')
     values = SparseCounts.of(values)
     most = values.count.max().item() if len(values.count) else 0
-    if len(values)*most >= 2**53 and values.largest_sum() >= 2**53: raise ValueError('sums of values must stay below 2**53')
+    # the first is cheap, and holds hardly ever
+    if len(values)*most >= 2**53 and values.largest_sum() >= 2**53:
+        raise ValueError('sums of values must stay below 2**53')
     return values
+
+# %% ../nbs/05_cosine_sims.ipynb #c082
+def _count(queries, keys, values: Values,
+           thresholds: torch.Tensor, # ascending
+           device, progress, **kwargs) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
+    "Counts of one block, in the way that suits."
+    if not (len(queries) and len(keys)):
+        return torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
+    if torch.device(device).type == 'cuda' and not values.large:
+        counts = torch.stack([count_fused(queries, keys, values, t, device) for t in thresholds.tolist()])
+        progress(len(keys))
+        return counts
+    found = batches(queries, keys, thresholds[0].item(), progress=progress, **kwargs)
+    if len(thresholds) == 1: return count_one(found, queries, keys, values, thresholds.item())
+    return count_levels(found, queries, keys, values, thresholds)
+
+# %% ../nbs/05_cosine_sims.ipynb #s117
+def _take_out(counts, queries, keys, values: Values, thresholds, exclude): # counts are changed
+    "Subtract, at each threshold that they exceed, the pairs of query `q` and key `exclude[q]`."
+    q = ((exclude >= 0) & (exclude < len(keys))).nonzero().squeeze(1)
+    cosines = cosine(queries[q], keys[exclude[q]]).cpu()
+    for c, t in zip(counts, thresholds):
+        passed = q[cosines > t]
+        c[passed] -= values.counts[exclude[passed]].to_dense()
+
+# %% ../nbs/05_cosine_sims.ipynb #s119
+def block_counts(queries, keys, values: Values,
+                 thresholds: torch.Tensor, # (n_thresholds,) float64
+                 exclude=None, device='cpu', progress=lambda n: None, **kwargs) -> tuple:
+    "Counts `(n_thresholds, n_queries, vocab_size)` and numbers of matches `(n_thresholds, n_queries)`."
+    thresholds, order = thresholds.sort()
+    counts = _count(queries, keys, values, thresholds, device, progress, **kwargs)
+    if exclude is not None: _take_out(counts, queries, keys, values, thresholds, exclude)
+    counts = counts[order.argsort()]
+    return counts[..., :-1], counts[..., -1]
 
 # %% ../nbs/05_cosine_sims.ipynb #c084
 @torch.no_grad()
@@ -587,36 +814,38 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values,                # (n_keys, vocab_size), whole numbers: a tensor or SparseCounts
                         thresholds,            # (n_layer,) or (n_layer, n_thresholds)
-                        exclude=None,          # (n_queries,) the key that each query must not match, -1 for none
-                        progress=False,        # show a progress bar; or a function that is told how many keys are done
+                        exclude=None,          # (n_queries,) the key that each query must not match, or -1
+                        progress=False,        # show a bar; or a function that is told how many keys are done
                         device=None,           # 'cpu' or 'cuda'; default: CUDA where there is one
                         **kwargs,              # `dtype`, `dims` of `batches`, on the CPU
-                       ) -> tuple: # counts, n_matches
+                       ) -> tuple: # counts (n_layer, [n_thresholds,] n_queries, vocab_size), n_matches; int64
     """Sum the values of all keys whose cosine with the query exceeds the block's threshold.
-
-    Counts are `(n_layer, n_queries, vocab_size)` int64, n_matches `(n_layer, n_queries)`; with several thresholds a block,
-    `(n_layer, n_thresholds, …)`. Exact: the result of `threshold_attention_loop`, whatever the sieve, the threads and the order of keys."""
+    Exact: the result of `threshold_attention_loop`, whatever the sieve, the threads and the order of keys."""
     thresholds, several = check_thresholds(thresholds, len(keys)), float64(thresholds).dim() == 2
-    queries, keys, exclude = queries.detach(), keys.detach(), None if exclude is None else torch.as_tensor(exclude).cpu()
-    values = Values(check_sizes(queries, keys, values, exclude))
-    device = device or best_device(queries, keys)
-    with tqdm(total=keys.shape[0]*keys.shape[1], unit='keys', unit_scale=True, disable=progress is not True) as bar:
+    queries, keys = queries.detach(), keys.detach()
+    if exclude is not None: exclude = torch.as_tensor(exclude).cpu()
+    values = Values(_check_sizes(queries, keys, values, exclude))
+    device, n_keys = device or best_device(queries, keys), keys.shape[0]*keys.shape[1]
+    with tqdm(total=n_keys, unit='keys', unit_scale=True, disable=progress is not True) as bar:
         step = progress if callable(progress) else bar.update
-        blocks = [block_counts(q, k, values, t, exclude, device, step, **kwargs) for q, k, t in zip(queries, keys, thresholds)]
+        blocks = [block_counts(q, k, values, t, exclude, device, step, **kwargs)
+                  for q, k, t in zip(queries, keys, thresholds)]
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
 # %% ../nbs/05_cosine_sims.ipynb #c093
 @contextmanager
 def watched(group):
-    "Watch the other processes of a gloo group; gives a function that raises a `UserError` once one of them is gone."
+    "Watch the others of a gloo group; gives a function that raises a `UserError` once one of them is gone."
     world, gone = dist.get_world_size(group), []
     others = [peer for peer in range(world) if peer != dist.get_rank(group)]
     def listen(peer):
         try: dist.recv(torch.zeros(1), src=peer, group=group)
         except RuntimeError: gone.append(peer)
     def check(n=0):
-        if gone: raise UserError(f'process {gone[0]} of {world} ended before its share was done, and said why; start all of them again')
+        if not gone: return
+        which = f'process {gone[0]} of {world}'
+        raise UserError(f'{which} ended before its share was done, and said why; start all of them again')
     threads = [threading.Thread(target=listen, args=(peer,), daemon=True) for peer in others]
     for t in threads: t.start()
     yield check
@@ -627,13 +856,15 @@ def watched(group):
     check()
 
 # %% ../nbs/05_cosine_sims.ipynb #c095
-def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> tuple: # counts, n_matches
-    "`threshold_attention` with the keys divided among the processes of a `torchrun`; each gets the whole answer."
-    group, n = dist.new_group(backend='gloo', timeout=timedelta(days=365)), keys.shape[1] # waiting for a long share is no fault
-    begin, end = (n*r//dist.get_world_size() for r in (dist.get_rank(), dist.get_rank()+1))
-    if exclude is not None: exclude = torch.as_tensor(exclude) - begin # a key of another share has a number that is none here
+def shared_threshold_attention(queries, keys, values, thresholds, exclude=None,
+                               **kwargs) -> tuple: # counts, n_matches
+    "`threshold_attention`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
+    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    begin, end = (keys.shape[1]*r//dist.get_world_size() for r in (dist.get_rank(), dist.get_rank()+1))
+    if exclude is not None: exclude = torch.as_tensor(exclude) - begin
+    share = keys[:, begin:end], values[begin:end]
     with watched(group) as check:
-        found = threshold_attention(queries, keys[:, begin:end], values[begin:end], thresholds, exclude, progress=check, **kwargs)
+        found = threshold_attention(queries, *share, thresholds, exclude, progress=check, **kwargs)
     for x in found: dist.all_reduce(x, group=group)
     return found
 
@@ -644,12 +875,14 @@ def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,
             exclude=-1,           # a key to leave out
-            device='cpu',          # what has no float64, such as Apple's GPU, leaves the search to the CPU
-           ) -> tuple:            # rows of keys (n_matches,) int64, cosines (n_matches,) float64; best first, ties by row
-    "The keys whose cosine with the query exceeds the threshold."
+            device='cpu',         # what has no float64, such as Apple's GPU, leaves the search to the CPU
+           ) -> tuple:            # (n_matches,) both: rows of keys int64, cosines float64
+    "The keys whose cosine with the query exceeds the threshold, best first, ties by row."
     query, keys, t = query.detach(), keys.detach(), check_thresholds([threshold], 1)[0]
-    found = batches(query[None], keys, t.item(), device=device if torch.device(device).type == 'cuda' else 'cpu') if len(keys) else []
-    k = torch.cat([torch.empty(0, dtype=torch.long), *(k for _, k, _ in matches(found, query[None], keys, t))])
+    if torch.device(device).type != 'cuda': device = 'cpu'
+    found = batches(query[None], keys, t.item(), device=device) if len(keys) else []
+    none = torch.empty(0, dtype=torch.long)
+    k = torch.cat([none, *(k for _, k, _ in matches(found, query[None], keys, t))])
     k = k[k != exclude]
     cosines = cosine(query, keys[k])
     best = cosines.argsort(descending=True, stable=True)

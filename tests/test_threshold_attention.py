@@ -70,9 +70,9 @@ def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
     plan = [(kind if i == 0 else Sieve, d) for i, (kind, d) in enumerate(plan)]
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=torch.Generator().manual_seed(seed)))[0]
     sieves = [kind(unit(queries), basis[:, :d], threshold, torch.bfloat16 if bfloat16 else torch.float32) for kind, d in plan]
-    sieve = Cascade(unit(queries), *sieves)
+    cascade = Cascade(unit(queries), *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
-    counts = count_one(sieve.batches(unit(keys), 0), queries, keys, values, threshold)
+    counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
     assert torch.equal(counts, expected[0][0])
 
