@@ -584,11 +584,11 @@ if triton:
 # %% ../nbs/05_cosine_sims.ipynb #s102
 if triton:
     @triton.jit
-    def _tile_cosines(queries, keys,           # (n_queries, N) and (n_keys, N)
-                      query_scale, key_scale,  # (n_queries,) and (n_keys,), one over the lengths
-                      q, k,                    # (BQ,) and (BK,), the tile's rows
-                      n_queries, n_keys,       # what is beyond counts as zero
-                      N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+    def _cosines(queries, keys,           # (n_queries, N) and (n_keys, N)
+                 query_scale, key_scale,  # (n_queries,) and (n_keys,), one over the lengths
+                 q, k,                    # (BQ,) and (BK,), the tile's rows
+                 n_queries, n_keys,       # what is beyond counts as zero
+                 N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
         "Cosines (BQ, BK) of rows given with one over their lengths."
         dots = tl.zeros((BQ, BK), tl.float32)
         for d in range(0, N, BD):
@@ -596,9 +596,8 @@ if triton:
             some_queries = _load(queries, q[:, None], dim[None, :], n_queries, N)
             some_keys = _load(keys, k[None, :], dim[:, None], n_keys, N)
             dots = tl.dot(some_queries, some_keys, dots)
-        query_scales = _load(query_scale, q[:, None], 0, n_queries, 1)
-        key_scales = _load(key_scale, k[None, :], 0, n_keys, 1)
-        return dots*query_scales*key_scales
+        dots = dots*_load(query_scale, q[:, None], 0, n_queries, 1)
+        return dots*_load(key_scale, k[None, :], 0, n_keys, 1)
 
 # %% ../nbs/05_cosine_sims.ipynb #s104
 if triton:
@@ -626,12 +625,12 @@ if triton:
         total = tl.zeros((BQ, COLUMNS), tl.float32)
         for start in range(begin, end, BK):
             k = (start + tl.arange(0, BK)).to(tl.int64)
-            cosines = _tile_cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end,
-                                    N, BQ, BK, BD)
+            cosines = _cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end, N, BQ, BK, BD)
             inside = (q < n_queries)[:, None] & (k < end)[None, :]
             sure = inside & (cosines > threshold + bound)
+            passed = sure.to(tl.float16)
             some_values = _load(values, k[:, None], column, end, COLUMNS)
-            total = tl.dot(sure.to(tl.float16), some_values, total)
+            total = tl.dot(passed, some_values, total)
             near = inside & (cosines > threshold - bound) & (sure == 0)
             _note(doubtful, n_doubtful, room, near, q, k, n_keys, BQ, BK)
         row = (tl.program_id(1)*n_queries + q)[:, None]*COLUMNS

@@ -3,11 +3,11 @@ import os, socket, subprocess, sys, time
 from unittest import mock
 import pytest, torch
 import torch.nn.functional as F
-import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, cosine, count_one, similar, threshold_attention, threshold_attention_loop, unit
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, cosine, count_one
+from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import counts_main, explain, run_counts
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
@@ -42,18 +42,21 @@ def problems(draw):
 def test_equals_the_loop(problem):
     queries, keys, values, thresholds, exclude = problem
     expected = threshold_attention_loop(queries, keys, values, thresholds, exclude)
-    for a, b in zip(threshold_attention(queries, keys, values, thresholds, exclude), expected): assert torch.equal(a, b)
+    found = threshold_attention(queries, keys, values, thresholds, exclude)
+    for a, b in zip(found, expected): assert torch.equal(a, b)
     counts, n_matches = threshold_attention(queries, keys, values, thresholds[:, 0], exclude)
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), large=st.booleans())
 def test_sparse_values_equal_the_loop(problem, large):
-    "with a large vocabulary they are counted pair by pair, with a small one as a matrix, so many rows at a time as fit"
+    "A large vocabulary is counted pair by pair, a small one as a matrix, so many rows at a time as fit"
     queries, keys, values, thresholds, exclude = problem
-    expected, sparse = threshold_attention_loop(queries, keys, values, thresholds, exclude), SparseCounts.of(values)
+    expected = threshold_attention_loop(queries, keys, values, thresholds, exclude)
+    sparse = SparseCounts.of(values)
     with mock.patch.multiple(cosine_sims, LARGE=0 if large else 512, DENSE=7*values.shape[1]):
-        for a, b in zip(threshold_attention(queries, keys, sparse, thresholds, exclude), expected): assert torch.equal(a, b)
+        found = threshold_attention(queries, keys, sparse, thresholds, exclude)
+        for a, b in zip(found, expected): assert torch.equal(a, b)
         counts, n_matches = threshold_attention(queries, keys, sparse, thresholds[:, 0], exclude)
         kept = Values(sparse)
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
@@ -61,15 +64,17 @@ def test_sparse_values_equal_the_loop(problem, large):
     for k in range(len(values)): assert torch.equal(kept.dense(k, 64).long(), whole[k:k+64])
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3),
-       bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32))
+@given(problem=problems(), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32),
+       plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3))
 def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
     "However few dimensions, in any basis, one after the other; the last group of keys need not be whole"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
     plan = [(kind if i == 0 else Sieve, d) for i, (kind, d) in enumerate(plan)]
-    basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=torch.Generator().manual_seed(seed)))[0]
-    sieves = [kind(unit(queries), basis[:, :d], threshold, torch.bfloat16 if bfloat16 else torch.float32) for kind, d in plan]
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    sieves = [kind(unit(queries), basis[:, :d], threshold, dtype) for kind, d in plan]
     cascade = Cascade(unit(queries), *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
@@ -86,61 +91,76 @@ def test_similar_is_sorted_and_complete(problem):
     assert set(rows.tolist()) == {k for k, c in enumerate(true.tolist()) if c > threshold and k != left_out}
     assert torch.equal(cosines, true[rows]) and (cosines[:-1] >= cosines[1:]).all()
 
+def edge(queries, keys, similarity): # of one block; similarity: nearly the cosines
+    "The greatest number below a cosine that occurs, of which float32 makes that cosine or more; and the key."
+    for q, k in ((similarity > .7) & (similarity < .99)).nonzero().flip(0).tolist():
+        exactly = cosine(queries[q], keys[k])
+        below = torch.nextafter(exactly, torch.tensor(-1.).double())
+        if below.float().double() >= exactly: break
+    assert exactly > below and not exactly > below.float().double()
+    return below, k
+
+def passing(queries, keys, similarity, threshold):
+    "Which pairs pass; those that are near the threshold by the definition."
+    passes = similarity > threshold
+    near = ((similarity - threshold).abs() < 1e-12).nonzero().unbind(1)
+    passes[near] = cosine(queries[near[0]], keys[near[1]]) > threshold
+    return passes
+
 def test_thresholds_that_do_not_fit_float32(corpus, model):
-    "The least number below a cosine that occurs lets its pair pass; what float32 makes of that number would not"
-    index, generator = corpus_index(corpus, model, quiet=True), torch.Generator().manual_seed(0)
+    "The greatest number below a cosine that occurs lets its pair pass; what float32 makes of it would not"
+    index, generator = corpus_index(corpus, model, length=3, quiet=True), torch.Generator().manual_seed(0)
     prompts = [index.strings[i] for i in prompt_ids(index.strings, 3)]
-    queries, values = index.queries(prompts), next_counts(index.strings, len(corpus.tokenizer))[index.ids]
+    queries, keys = index.queries(prompts), index.keys
+    values = next_counts(index.strings, len(corpus.tokenizer))[index.ids]
     dense = values.to_dense()
-    true = F.normalize(queries.double(), dim=-1) @ F.normalize(index.keys.double(), dim=-1).mT # (6, 3, n_keys), nearly
-    thresholds, passes, pairs = [], [], []
-    for b, block in enumerate(true):
-        for q, k in ((block > .7) & (block < .99)).nonzero().flip(0).tolist():
-            exactly = cosine(queries[b, q], index.keys[b, k])
-            below = torch.nextafter(exactly, torch.tensor(-1.).double())
-            if below.float().double() >= exactly: break
-        assert exactly > below and not exactly > below.float().double()
-        near = ((block - below).abs() < 1e-12).nonzero().unbind(1)
-        passes.append(block > below)
-        passes[-1][near] = cosine(queries[b][near[0]], index.keys[b][near[1]]) > below
-        thresholds.append(below.item()); pairs.append(k)
-    passes = torch.stack(passes)
+    q, k = (F.normalize(rows.double(), dim=-1) for rows in (queries, keys))
+    true = q @ k.mT # (6, 3, n_keys), nearly
+    blocks = list(zip(queries, keys, true))
+    edges = [edge(*block) for block in blocks]
+    thresholds, pairs = [below.item() for below, _ in edges], torch.tensor([k for _, k in edges])
+    passes = torch.stack([passing(*block, below) for block, (below, _) in zip(blocks, edges)])
     n_similar, counts = passes.sum(-1), (passes.double() @ dense.double()).long()
-    for way in prompt_counts(corpus, model, thresholds, 3), threshold_attention(queries, index.keys, values, thresholds):
+    kept = prompt_counts(corpus, model, thresholds, 3, index)
+    for way in kept, threshold_attention(queries, keys, values, thresholds):
         assert torch.equal(way[0].long(), counts) and torch.equal(way[1].long(), n_similar)
-    for b, t in enumerate(thresholds): assert [len(similar(q, index.keys[b], t)[0]) for q in queries[b]] == n_similar[b].tolist()
+    for b, t in enumerate(thresholds):
+        assert [len(similar(q, keys[b], t)[0]) for q in queries[b]] == n_similar[b].tolist()
     for q, prompt in enumerate(prompts):
         e = explain(prompt, corpus, model, Approximation(tuple(thresholds), (1,)*6), quiet=True)
         assert [block.n_similar for block in e.blocks] == n_similar[:, q].tolist()
-    some = torch.cat([torch.tensor(pairs), torch.randint(len(index), (40,), generator=generator)])
-    looped = threshold_attention_loop(queries, index.keys[:, some], dense[some], thresholds)
+    some = torch.cat([pairs, torch.randint(len(index), (40,), generator=generator)])
+    looped = threshold_attention_loop(queries, keys[:, some], dense[some], thresholds)
     assert torch.equal(looped[1][:, 0], passes[:, :, some].sum(-1))
 
 SHARE = """
-import os, sys, torch, torch.distributed as dist
+import os, sys, time, torch, torch.distributed as dist
 from shakespeare_ffn import cosine_sims
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 queries, keys, values, thresholds, exclude, expected = torch.load(sys.argv[1])
-if os.environ['RANK'] == sys.argv[2]:
-    def batches(*args, **kwargs): os._exit(9)
-    cosine_sims.batches = batches
-else: real = cosine_sims.batches
-if sys.argv[2] >= '0' and os.environ['RANK'] != sys.argv[2]: # the others have more to do than they can in this test
-    def batches(*args, progress, **kwargs):
-        for _ in range(600): time.sleep(.1); progress(0)
-        return real(*args, **kwargs)
-    import time; cosine_sims.batches = batches
+real = cosine_sims.batches
+def die(*args, **kwargs): os._exit(9)
+def linger(*args, progress, **kwargs): # more to do than one can in this test
+    for _ in range(600):
+        time.sleep(.1)
+        progress(0)
+    return real(*args, **kwargs)
+if sys.argv[2] >= '0': cosine_sims.batches = die if os.environ['RANK'] == sys.argv[2] else linger
 try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude, device='cpu')
-except cosine_sims.UserError as e: print(e, flush=True); os._exit(2)
+except cosine_sims.UserError as e:
+    print(e, flush=True)
+    os._exit(2)
 assert all(map(torch.equal, found, expected))
 dist.destroy_process_group()
 """
 
 def start_shares(start, world, *args):
-    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
-    env = lambda rank: os.environ | dict(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    return [start(SHARE, *args, env=env(rank)) for rank in range(world)]
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    where = dict(WORLD_SIZE=str(world), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    return [start(SHARE, *args, env=os.environ | where | dict(RANK=str(rank))) for rank in range(world)]
 
 @pytest.fixture
 def shared_case(tmp_path):
@@ -163,7 +183,8 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies):
     for rank, p in enumerate(processes):
         if rank == dies: continue
         out, err = p.communicate(timeout=20)
-        assert p.returncode == 2 and out.startswith(f'process {dies} of 3 ended before its share was done'), (out, err)
+        said = f'process {dies} of 3 ended before its share was done'
+        assert p.returncode == 2 and out.startswith(said), (out, err)
     assert time.monotonic() - died < 15
 
 COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
