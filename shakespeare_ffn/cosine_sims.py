@@ -274,9 +274,8 @@ def _exceeds(queries, keys,
     return torch.cat([cosine(queries[a], keys[b]) > threshold for a, b in parts])
 
 # %% ../nbs/05_cosine_sims.ipynb #s066
-def count_one(found, # batches
-              queries, keys, values: Values,
-              threshold: float) -> torch.Tensor: # (1, n_queries, vocab_size+1) int64
+def count_one(found, queries, keys, values: Values, # found: batches
+              threshold: float) -> torch.Tensor:    # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
     bound = error_bound(keys.shape[1])
     counts = torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
@@ -310,6 +309,7 @@ class Short(NamedTuple):
     rest: torch.Tensor     # (n,) bound on the length of the rest
     rounding: torch.Tensor # (n,) bound on the length of what rounding takes away
 
+# %% ../nbs/05_cosine_sims.ipynb #t011
 def shorten(units: torch.Tensor,      # (n, n_embed) unit rows
             directions: torch.Tensor, # (n_embed, d)
             dtype: torch.dtype) -> Short:
@@ -405,6 +405,7 @@ def _keep(self: Sieve, rows, q): # (64, d+3), (n,) → query numbers
     with true_float32(): torch.mm(queries, rows.T, out=scores)
     return q[find_true(scores.view(self.sign).amax(1) > 0)]
 
+# %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
 def refine(self: Sieve,
            keys: torch.Tensor, # (n, n_embed) unit rows
@@ -424,11 +425,14 @@ class Cascade:
 
     def __repr__(self): return ', then '.join(map(str, self.sieves))
 
-    def candidates(self, keys): # as in `Sieve`
-        found = [torch.arange(len(self.units))]*(len(keys)//GROUP)
-        for i, sieve in enumerate(self.sieves):
-            found = sieve.refine(keys, found) if i else sieve.candidates(keys)
-        return found
+# %% ../nbs/05_cosine_sims.ipynb #t005
+@patch
+def candidates(self: Cascade, keys): # as in `Sieve`
+    "Which queries each group of keys must be compared with."
+    found = [torch.arange(len(self.units))]*(len(keys)//GROUP)
+    for i, sieve in enumerate(self.sieves):
+        found = sieve.refine(keys, found) if i else sieve.candidates(keys)
+    return found
 
 # %% ../nbs/05_cosine_sims.ipynb #s085
 class Gathered:
@@ -437,11 +441,7 @@ class Gathered:
                  tile: torch.Tensor, # (n, n_embed) unit rows of keys, n a multiple of 64
                  start: int):        # number of the tile's first key
         self.cascade, self.tile, self.start = cascade, tile, start
-        self.clear()
-
-    def clear(self):
-        self.groups = [] # first key in the tile, query numbers
-        self.n = 0       # rows of the batch
+        self.groups, self.n = [], 0 # first key in the tile and query numbers of each; rows of the batch
 
     def fits(self, q): return self.n + len(q) <= len(self.cascade.cosines)
 
@@ -460,7 +460,7 @@ def batch(self: Gathered) -> Batch:
             torch.mm(queries, self.tile[k:k+GROUP].T, out=out)
     q = torch.cat([q for _, q in self.groups])
     k = torch.tensor([k for k, _ in self.groups]).repeat_interleave(torch.tensor(sizes))
-    self.clear()
+    self.groups, self.n = [], 0
     return Batch(cosines, q, k + self.start, sizes)
 
 # %% ../nbs/05_cosine_sims.ipynb #bx8
@@ -484,8 +484,9 @@ def _time_of(f) -> float: # seconds, the better of two runs
         return time.perf_counter() - start
     return min(once(), once())
 
+# %% ../nbs/05_cosine_sims.ipynb #t003
 def _sample_of(units, keys, n_groups=16, n_queries=8192) -> tuple: # unit rows of both
-    "Queries, and groups of neighbouring keys from all over the index."
+    "Some queries, and some groups of keys."
     last = max(0, len(keys)-GROUP)
     starts = torch.linspace(0, last, n_groups, dtype=torch.float64).long()[:, None]
     rows = (starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()
@@ -510,6 +511,7 @@ def _refines(second: Sieve, first: Sieve) -> bool:
     deeper = second.directions.shape[1] > first.directions.shape[1]
     return second.width == 1 and (deeper or first.width > 1)
 
+# %% ../nbs/05_cosine_sims.ipynb #t009
 def _plan_costs(costs: dict,   # Sieve → SieveCost
                 decide: float, # seconds for all pairs once they are let through
                ) -> dict:      # sieves of a plan → seconds
@@ -717,8 +719,7 @@ def levels(cosines: torch.Tensor,    # (n,)
     return torch.searchsorted(thresholds, cosines.double())
 
 # %% ../nbs/05_cosine_sims.ipynb #s112
-def matches(found, # batches
-            queries, keys, thresholds):
+def matches(found, queries, keys, thresholds): # found: batches
     "Yield `(q, k, level)` of the pairs in some batches that exceed a threshold; thresholds ascend."
     bound = error_bound(keys.shape[1])
     for batch in found:
@@ -732,9 +733,8 @@ def matches(found, # batches
         yield q[passed], k[passed], level[passed]
 
 # %% ../nbs/05_cosine_sims.ipynb #c076
-def count_levels(found, # batches
-                 queries, keys, values: Values,
-                 thresholds) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
+def count_levels(found, queries, keys, values: Values, # found: batches
+                 thresholds) -> torch.Tensor:          # (n_thresholds, n_queries, vocab_size+1) int64
     "Counts at ascending thresholds, pair by pair."
     counts = torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
     for q, k, level in matches(found, queries, keys, thresholds):
@@ -772,8 +772,7 @@ def _check_sizes(queries, keys, values, exclude) -> SparseCounts: # the values
     return values
 
 # %% ../nbs/05_cosine_sims.ipynb #c082
-def _count(queries, keys, values: Values,
-           thresholds: torch.Tensor, # ascending
+def _count(queries, keys, values: Values, thresholds, # which ascend
            device, progress, **kwargs) -> torch.Tensor: # (n_thresholds, n_queries, vocab_size+1) int64
     "Counts of one block, in the way that suits."
     if not (len(queries) and len(keys)):
