@@ -263,7 +263,8 @@ def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
     if values.large: return values.counts.add_to(counts, *pairs(batch, sure)[:2])
     width, first_keys = sure.shape[1], [k[0].item() for k in batch.k.split(batch.sizes)]
     runs = zip(first_keys, batch.q.split(batch.sizes), sure.to(values.dtype).split(batch.sizes))
-    for k, q, passed in runs: counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
+    with true_float32(): # or the sums would not be exact
+        for k, q, passed in runs: counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
 
 # %% ../nbs/05_cosine_sims.ipynb #s063
 def _exceeds(queries, keys,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, cosine, count_one
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine, count_one
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import counts_main, explain, run_counts
@@ -80,6 +80,17 @@ def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
     counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
     assert torch.equal(counts, expected[0][0])
+
+def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
+    seen, rows = [], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
+    class Watched(Values):
+        def dense(self, k, n):
+            seen.append(torch.get_float32_matmul_precision())
+            return super().dense(k, n)
+    torch.set_float32_matmul_precision('medium')
+    try: count_one(batches(rows, rows, .5), rows, rows, Watched(torch.full((50, 2), 257)), .5)
+    finally: torch.set_float32_matmul_precision('highest')
+    assert set(seen) == {'highest'}
 
 @settings(max_examples=50, deadline=None)
 @given(problem=problems())
