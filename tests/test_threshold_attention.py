@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine, count_one
+from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine
+from shakespeare_ffn.cosine_sims import count_one
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import counts_main, explain, run_counts

@@ -2,7 +2,7 @@
 superfluous metadata.
 
 `export.py --check` does so in a copy and exits with 1 when the files here differ; it changes nothing."""
-import argparse, re, subprocess, sys
+import argparse, os, re, subprocess, sys
 from pathlib import Path
 from shutil import copy, copytree, ignore_patterns
 from tempfile import TemporaryDirectory
@@ -19,6 +19,7 @@ def export():
     made = {name for text in texts for name in re.findall(r'#\| *default_exp (\w+)', text)}
     for module in Path(PACKAGE).glob('[!_]*.py'):
         if module.stem not in made: module.unlink()
+    os.environ.pop('IN_TEST', None) # under which nbdev exports nothing and says nothing
     nbdev_export.__wrapped__()
     nbdev_clean.__wrapped__()
     refresh_quarto_yml()
