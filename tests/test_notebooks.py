@@ -43,6 +43,11 @@ def test_sizes():
 def test_cells_are_short(nb):
     assert [c.source for c in code_cells(nb) if len(c.source.splitlines()) > 25] == []
 
+def test_most_cells_are_a_few_lines():
+    sizes = sorted(sum(not line.startswith('#|') for line in c.source.splitlines() if line.strip())
+                   for p in ALL for c in code_cells(nbformat.read(p, as_version=4)))
+    assert sizes[len(sizes)//2] <= 4 and sizes[len(sizes)*9//10] <= 12
+
 @each
 def test_lines_are_short(nb):
     "a reader sees them without scrolling; what a caption says stands in one line, and is short as well"

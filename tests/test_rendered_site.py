@@ -1,0 +1,119 @@
+"""The site as Quarto renders it. Without Quarto on the PATH these tests are skipped, those in a browser also
+without Chromium or playwright."""
+import functools, http.server, os, re, shutil, subprocess, sys, threading
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+import nbformat, pytest
+from bs4 import BeautifulSoup
+from test_site import prose, words
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+pytestmark = pytest.mark.skipif(not shutil.which('quarto'), reason='there is no Quarto on the PATH')
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "What `make docs` writes, made in a copy of the project"
+    copy = tmp_path_factory.mktemp('rendered')/'project'
+    left_out = shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs',
+                                      '__pycache__')
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=left_out)
+    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
+    done = subprocess.run([sys.executable, copy/'tools'/'docs.py'], cwd=copy, env=env,
+                          capture_output=True, text=True, encoding='utf-8')
+    assert done.returncode == 0, done.stderr[-3000:]
+    return copy/'_docs'
+
+@pytest.fixture(scope='module')
+def pages(site) -> dict:
+    "File → its parsed page"
+    return {p: BeautifulSoup(p.read_text(encoding='utf-8'), 'html.parser')
+            for p in sorted(site.rglob('*.html'))}
+
+def local(site, page, target):
+    "The file of the site that a page means by an address; None for another host's"
+    parts = urlparse(target)
+    if parts.scheme or parts.netloc: return None
+    path = unquote(parts.path)
+    if not path: return page
+    found = site/path.lstrip('/') if path.startswith('/') else (page.parent/path).resolve()
+    return found/'index.html' if found.is_dir() else found
+
+def test_every_notebook_has_a_page(site, pages):
+    assert len(pages) >= len(list((ROOT/'nbs').rglob('[!.]*.ipynb')))
+
+def test_every_link_and_anchor_leads_somewhere(site, pages):
+    broken = []
+    for page, soup in pages.items():
+        for a in soup.find_all('a', href=True):
+            place, anchor = local(site, page, a['href']), unquote(urlparse(a['href']).fragment)
+            if place is None or a['href'].startswith('javascript'): continue
+            if not place.exists(): broken.append((page.name, a['href']))
+            elif anchor and place in pages and not pages[place].find(id=anchor):
+                broken.append((page.name, a['href']))
+    assert broken == []
+
+def assets(soup):
+    "Addresses of all that a page loads by itself"
+    for tag, attribute in ('script', 'src'), ('img', 'src'), ('link', 'href'), ('iframe', 'src'):
+        for x in soup.find_all(tag, **{attribute: True}):
+            if tag != 'link' or {'stylesheet', 'icon', 'preload'} & set(x.get('rel', [])): yield x[attribute]
+
+def test_nothing_is_loaded_from_elsewhere(site, pages):
+    loaded = {(page.name, x) for page,
+              soup in pages.items() for x in assets(soup) if not x.startswith('data:')}
+    assert [(name, x) for name, x in loaded if urlparse(x).netloc] == []
+    imported = re.compile(r'@import\s+(url\()?["\']?https?:|url\(["\']?https?:')
+    assert [p.name for p in site.rglob('*.css') if imported.search(p.read_text(encoding='utf-8'))] == []
+
+def test_pages_are_light(site, pages):
+    for page, soup in pages.items():
+        files = {local(site, page, x) for x in assets(soup) if not x.startswith('data:')}
+        weight = page.stat().st_size + sum(f.stat().st_size for f in files if f and f.exists())
+        assert weight < 1.5e6, (page.name, weight)
+
+def test_pictures_have_words(pages):
+    assert [(p.name, i.get('src', '')[:60]) for p, soup in pages.items() for i in soup.select('main img')
+            if not i.get('alt', '').strip()] == []
+
+def test_no_raw_markdown(pages):
+    for page, soup in pages.items():
+        main = soup.find('main')
+        for x in main.find_all(['code', 'pre', 'script', 'math', 'style']): x.extract()
+        assert not re.search(r'\]\(|\*\*|```|\{\.callout|^:::', main.get_text(), re.M), page.name
+
+def test_every_introduction_is_there(site):
+    for path in sorted((ROOT/'nbs').rglob('[!.]*.ipynb')):
+        nb = nbformat.read(path, as_version=4)
+        beginning = words(prose(nb).split('\n## ')[0].split('\n\n', 2)[2])[:6]
+        assert any(all(w in page.read_text(encoding='utf-8') for w in beginning)
+                   for page in site.rglob('*.html')), path.name
+
+@pytest.fixture(scope='module')
+def address(site):
+    "Where a server of one's own shows the site"
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+@pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium')
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('width', [390, 1280])
+def test_in_a_browser(site, pages, address, width, scheme):
+    "No page is wider than the window, complains on the console, or asks another host for anything"
+    playwright = pytest.importorskip('playwright.sync_api')
+    complaints = []
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        view = browser.new_page(viewport=dict(width=width, height=800), color_scheme=scheme)
+        view.on('console', lambda m: m.type == 'error' and complaints.append((view.url, m.text)))
+        view.on('request',
+                lambda r: r.url.startswith((address, 'data:')) or complaints.append((view.url, r.url)))
+        for page in pages:
+            view.goto(f'{address}/{page.relative_to(site).as_posix()}')
+            wide = view.evaluate('document.documentElement.scrollWidth')
+            if wide > width: complaints.append((page.name, f'{wide} pixels wide'))
+        browser.close()
+    assert complaints == []
