@@ -37,6 +37,8 @@ def test_every_notebook_arrives_with_its_pictures(site):
                                   if c.cell_type == 'code' for o in c.outputs)
         assert pictures(arrived) == pictures(nbformat.read(made, as_version=4)), made.name
 
+def words(text) -> list: return re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
+
 def prose(nb) -> str: return '\n\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
 
 def test_every_page_keeps_its_introduction(site):
@@ -46,7 +48,6 @@ def test_every_page_keeps_its_introduction(site):
         beginning = prose(nbformat.read(made, as_version=4)).split('\n## ')[0].strip()
         title, summary, *introduction = re.split(r'\n{2,}', beginning)
         arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
-        words = lambda text: re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
         there = ' '.join(words(prose(arrived)))
         assert introduction and [p for p in introduction if ' '.join(words(p)) not in there] == [], made.name
         front = yaml.safe_load(arrived.cells[0].source.split('---')[1])
