@@ -26,8 +26,8 @@ from filelock import FileLock, Timeout
 # %% ../nbs/08_explain.ipynb #im2
 from .corpus_keys import KeyIndex, corpus_index, human, say
 from .cosine_sims import shared_threshold_attention, similar, threshold_attention
-from .core import COLOURS, WEIGHTS, Parser, UserError, by_scale, cache_dir, command, device
-from .core import quoted, scale, show_char, show_text
+from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, by_scale, cache_dir
+from .core import command, device, quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
@@ -368,8 +368,8 @@ def _repr_html_(self: Explanation):
 # %% ../nbs/08_explain.ipynb #c047
 def _plot_block(b: BlockExplanation, chars: list, ax):
     "One block's distribution over given characters, small."
-    share = b.share()
-    ax.bar(range(len(chars)), [share.get(c, 0) for c in chars], color=COLOURS[1])
+    share, colour = b.share(), BLOCK_COLOURS[b.block % len(BLOCK_COLOURS)]
+    ax.bar(range(len(chars)), [share.get(c, 0) for c in chars], color=colour)
     ax.set(ylim=(0, 1), yticks=[0, 1])
     tick_chars(ax, chars)
     ax.set_title(f'block {b.block}: {b.n_similar:,} strings', fontsize='medium')
@@ -377,17 +377,18 @@ def _plot_block(b: BlockExplanation, chars: list, ax):
 
 # %% ../nbs/08_explain.ipynb #u020
 def _block_grid(n_layer: int) -> list: # rows of names for `subplot_mosaic`
-    "The large picture on the left, beside it the blocks."
-    names = [f'{b}' for b in range(n_layer)]
-    if n_layer > 3: names += ['.']*(-n_layer % 3)
-    return [['all', *names[i:i+3]] for i in range(0, len(names), 3)]
+    "The large picture at the top, below it the blocks."
+    width = min(n_layer, 3)
+    names = [f'{b}' for b in range(n_layer)] + ['.']*(-n_layer % width)
+    return [['all']*width, *(names[i:i+width] for i in range(0, len(names), width))]
 
 # %% ../nbs/08_explain.ipynb #u022
 @patch
 def plot(self: Explanation): # → matplotlib figure
     "Model and approximation side by side, and what each block's strings say."
     tokenizer, grid = self.corpus.tokenizer, _block_grid(len(self.blocks))
-    axes = new_figure(10.5, 3.8).subplot_mosaic(grid, width_ratios=[2.2, 1, 1, 1][:len(grid[0])])
+    heights = [2.4, *[1.3]*(len(grid)-1)]
+    axes = new_figure(6.5, sum(heights)).subplot_mosaic(grid, height_ratios=heights)
     def as_tensor(p): return torch.tensor([p.get(c, 0) for c in tokenizer.chars], dtype=torch.float64)
     both = {'model': as_tensor(self.model), 'approximation': as_tensor(self.approximation)}
     title = f'{quoted(self.explained)}: Hellinger distance {self.hellinger:.3f}'
