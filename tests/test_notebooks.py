@@ -56,6 +56,19 @@ def test_lines_are_short(nb):
     captions = [line for line in lines if line.startswith('#| fig-cap:')]
     assert [line for line in captions if len(line.partition(':')[2].strip().strip('"')) > 200] == []
 
+def said_of_figure(cell, what) -> str:
+    "What a line at the head of a cell says of its figure; nothing if there is none."
+    said = re.search(rf'^#\| {what}: "(.*)"$', cell.source, re.M)
+    return said[1] if said else ''
+
+@each
+def test_figures_are_told_in_words(nb):
+    "to those who do not see them: an alternative text each, in one line below the caption"
+    figures = [c for c in code_cells(nb) if '#| fig-cap:' in c.source]
+    texts = [said_of_figure(c, 'fig-alt') for c in figures]
+    assert [c.source for c, text in zip(figures, texts) if not 40 <= len(text) < 300] == []
+    assert [text for c, text in zip(figures, texts) if text == said_of_figure(c, 'fig-cap')] == []
+
 def anchors(path) -> set:
     "What pandoc makes of the headings of a notebook."
     headings = [line for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'markdown'
