@@ -253,7 +253,8 @@ OPENERS = {'read_text', 'write_text', 'open', 'fdopen'}
 def in_the_locale(source: str) -> list:
     "Calls that read or write text in whatever encoding the locale has."
     found = []
-    for node in ast.walk(ast.parse(re.sub(r'^\s*[!%].*$', '', source, flags=re.M))):
+    python = re.sub(r'^(\s*)[!%].*$', r'\1pass', source, flags=re.M) # a line for the shell, or a magic
+    for node in ast.walk(ast.parse(python)):
         if not isinstance(node, ast.Call): continue
         name, given = getattr(node.func, 'attr', getattr(node.func, 'id', '')), {k.arg for k in node.keywords}
         values = [getattr(a, 'value', None) for a in [*node.args, *(k.value for k in node.keywords)]]
