@@ -8,7 +8,7 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test export hooks reproduce gpu models calibrate readme docs bench clean stale
+.PHONY: help explain test types export hooks reproduce gpu models calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -23,6 +23,10 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 	@echo 'Running the notebooks …'
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, the longest files first
+
+types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mypy
+	@$(BIN)/mypy
 
 export: $(VENV)/dev.ok ## after an edit: write shakespeare_ffn/ from the notebooks, clean them
 	@$(BIN)/python tools/export.py
