@@ -21,7 +21,7 @@ from tqdm.std import tqdm
 from .core import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors
 from .core import scale
 from .hooks import run_from
-from .model import Transformer, evaluating
+from .model import Transformer, evaluating, plain_state
 
 # %% ../nbs/11_learned_embeddings.ipynb #c006
 def token_losses(model: Transformer,
@@ -210,6 +210,8 @@ def _advance_to(self: LearningRun, max_steps: int, checkpoint: Path, progress: b
                 written = time.monotonic()
 
 # %% ../nbs/11_learned_embeddings.ipynb #c022
+@plain_state()
+@torch.enable_grad()
 def learn_embeddings(model: Transformer,
                      block: int,         # before which the embeddings enter; n_layer: after all blocks
                      tokens=None,        # (n_tokens,) ids; default: all of the vocabulary
