@@ -76,6 +76,7 @@ def test_pages_hide_what_a_reader_does_not_come_for(site):
     for path in site.rglob('*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type != 'code': continue
+            assert cell.source.count('code-fold:') <= 1 and cell.source.count('code-summary:') <= 1
             hidden = 'code-fold: true' in cell.source or 'echo: false' in cell.source
             assert hidden or not TEST.search(cell.source)
             for output in cell.outputs:

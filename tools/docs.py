@@ -34,7 +34,9 @@ def summary(source: str) -> str: # '' for a cell that stays open
 
 def folded(source: str) -> str:
     "A cell's source; that of modules, of tests and imports is folded."
-    if words := summary(source): return f'#| code-fold: true\n#| code-summary: "{words}"\n{source}'
+    if words := summary(source):
+        fold = '' if 'code-fold:' in source else '#| code-fold: true\n'
+        return f'{fold}#| code-summary: "{words}"\n{source}'
     return source.replace('code-fold: show', 'code-fold: true').replace('Exported source', 'The source')
 
 def in_pages(text: str, root: str) -> str: # root: the way from the page to the site's first folder
