@@ -242,6 +242,7 @@ def rounded(x): # number, text, None, or a list, tuple, tensor or array of them 
     "Figures with four decimals, small ones with two digits."
     if hasattr(x, 'tolist'): return rounded(x.tolist())
     if isinstance(x, (list, tuple)): return [rounded(v) for v in x]
+    if x != x: return None # not a number, which JSON has no word for
     if not isinstance(x, float): return x
     return round(x, 4) if abs(x) >= .001 or x == 0 else float(f'{x:.2g}')
 

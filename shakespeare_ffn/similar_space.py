@@ -23,7 +23,7 @@ from .cosine_sims import threshold_attention
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
 from .data import Corpus, prompt_ids
-from .model import Transformer, next_char_probs
+from .model import Transformer, next_char_probs, plain_state
 from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006
@@ -204,6 +204,8 @@ def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit
     return logs.detach().softmax(0)
 
 # %% ../nbs/07_similar_space.ipynb #c030
+@plain_state()
+@torch.enable_grad()
 def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
                 probs: torch.Tensor,   # (n_queries, vocab_size)
                 unigram: torch.Tensor, # (vocab_size,)
