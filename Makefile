@@ -51,7 +51,7 @@ readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
 docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
-	@$(BIN)/python tools/docs.py $(ARGS)
+	@$(BIN)/python tools/docs.py
 
 bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour without a GPU (ARGS="index explain" for some)
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer

@@ -1,11 +1,12 @@
 """The site as Quarto renders it. Without Quarto on the PATH these tests are skipped, those in a browser also
 without Chromium or playwright."""
-import functools, http.server, os, re, shutil, subprocess, sys, threading
+import functools, gzip, http.server, re, shutil, threading
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 import nbformat, pytest
 from bs4 import BeautifulSoup
-from test_site import prose, words
+from nbdev.config import get_config
+from test_site import build, prose, words
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -14,15 +15,7 @@ pytestmark = pytest.mark.skipif(not shutil.which('quarto'), reason='there is no 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     "What `make docs` writes, made in a copy of the project"
-    copy = tmp_path_factory.mktemp('rendered')/'project'
-    left_out = shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs',
-                                      '__pycache__')
-    shutil.copytree(ROOT, copy, symlinks=True, ignore=left_out)
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    done = subprocess.run([sys.executable, copy/'tools'/'docs.py'], cwd=copy, env=env,
-                          capture_output=True, text=True, encoding='utf-8')
-    assert done.returncode == 0, done.stderr[-3000:]
-    return copy/'_docs'
+    return build(tmp_path_factory.mktemp('rendered')/'project')/'_docs'
 
 @pytest.fixture(scope='module')
 def pages(site) -> dict:
@@ -34,7 +27,7 @@ def local(site, page, target):
     "The file of the site that a page means by an address; None for another host's"
     parts = urlparse(target)
     if parts.scheme or parts.netloc: return None
-    path = unquote(parts.path)
+    path = unquote(parts.path).removeprefix(get_config().doc_baseurl) # of the page that is not there
     if not path: return page
     found = site/path.lstrip('/') if path.startswith('/') else (page.parent/path).resolve()
     return found/'index.html' if found.is_dir() else found
@@ -66,10 +59,15 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     imported = re.compile(r'@import\s+(url\()?["\']?https?:|url\(["\']?https?:')
     assert [p.name for p in site.rglob('*.css') if imported.search(p.read_text(encoding='utf-8'))] == []
 
+def sent(file) -> int: # bytes
+    "What a server sends of a file: text is compressed on the way."
+    content = file.read_bytes()
+    return min(len(content), len(gzip.compress(content)))
+
 def test_pages_are_light(site, pages):
     for page, soup in pages.items():
         files = {local(site, page, x) for x in assets(soup) if not x.startswith('data:')}
-        weight = page.stat().st_size + sum(f.stat().st_size for f in files if f and f.exists())
+        weight = sent(page) + sum(sent(file) for file in files if file and file.exists())
         assert weight < 1.5e6, (page.name, weight)
 
 def test_pictures_have_words(pages):

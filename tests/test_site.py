@@ -5,23 +5,26 @@ import nbformat, pytest, yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
-@pytest.fixture(scope='module')
-def site(tmp_path_factory):
-    "The folder that Quarto is given, made in a copy of the project"
-    copy = tmp_path_factory.mktemp('site')/'project'
-    shutil.copytree(ROOT, copy, symlinks=True,
-                    ignore=shutil.ignore_patterns('.git', '.venv', '.hypothesis', '*.egg-info', '_proc',
-                                                  '_docs', '__pycache__'))
-    quarto = copy/'bin'/'quarto' # which renders nothing
-    quarto.parent.mkdir()
-    quarto.write_text('#!/bin/sh\nmkdir -p _docs\n', encoding='utf-8')
-    quarto.chmod(0o755)
+def build(copy: Path, *first) -> Path: # first: folders that stand first on the PATH
+    "Make a copy of the project, and its site there; the copy"
+    left_out = '.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '__pycache__'
+    shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    env['PATH'] = os.pathsep.join([str(quarto.parent), env['PATH']])
+    env['PATH'] = os.pathsep.join([*map(str, first), env['PATH']])
     done = subprocess.run([sys.executable, copy/'tools'/'docs.py'], cwd=copy, env=env,
                           capture_output=True, text=True, encoding='utf-8')
     assert done.returncode == 0 and (copy/'_docs').is_dir(), done.stderr[-3000:]
-    return copy/'_proc'
+    return copy
+
+@pytest.fixture(scope='module')
+def site(tmp_path_factory):
+    "The folder that Quarto is given, made in a copy of the project"
+    folder = tmp_path_factory.mktemp('site')
+    quarto = folder/'bin'/'quarto' # which renders nothing
+    quarto.parent.mkdir()
+    quarto.write_text('#!/bin/sh\nmkdir -p _docs\n', encoding='utf-8')
+    quarto.chmod(0o755)
+    return build(folder/'project', quarto.parent)/'_proc'
 
 def test_without_quarto_it_says_how_to_get_it():
     done = subprocess.run([sys.executable, ROOT/'tools'/'docs.py'], env=dict(os.environ, PATH=''),
@@ -59,8 +62,11 @@ def test_nothing_is_executed_by_quarto(site):
 
 def listed(contents) -> list:
     "The pages of a sidebar, those of its sections included"
-    parts = [listed(item['contents']) if isinstance(item, dict) else [item] for item in contents]
-    return sum(parts, [])
+    found = []
+    for item in contents:
+        if isinstance(item, str): found.append(item)
+        else: found += [item['href']] if 'href' in item else listed(item['contents'])
+    return found
 
 def test_sidebar_names_every_page(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

@@ -43,6 +43,8 @@ def in_pages(text: str, root: str) -> str: # root: the way from the page to the 
     "Text whose links stay within the site."
     config = get_config()
     text = text.replace(f'{config.doc_host}{config.doc_baseurl}/', root)
+    text = re.sub(r'\[(`_\w+`)\]\([^)]*\)', r'\1', text) # nbdev links to what no page describes
+    text = re.sub(r'\[([^][]*)\[(`[^`]+`)\]\([^)]*\)([^][]*)\]\(', r'[\1\2\3](', text) # and within a link
     # in the checkout `results` lies beside the folder of the notebooks, on the site below it
     return re.sub(r'\]\((\.\./)+results/', f']({root}results/', text)
 
