@@ -88,12 +88,14 @@ def test_every_introduction_is_there(pages):
         assert any(first in text for text in texts), (path.name, first)
 
 @pytest.fixture(scope='module')
-def address(site):
-    "Where a server of one's own shows the site"
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(site))
+def address(site, tmp_path_factory):
+    "Where a server of one's own shows the site, below the same path as its host"
+    root, base = tmp_path_factory.mktemp('host'), get_config().doc_baseurl
+    (root/base.strip('/')).symlink_to(site, target_is_directory=True)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
     server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}'
+    yield f'http://127.0.0.1:{server.server_port}{base}'
     server.shutdown()
 
 @pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium')
