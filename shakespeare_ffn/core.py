@@ -9,7 +9,7 @@ __all__ = ['STARTED', 'SIGNS', 'RESERVED', 'TRACELESS', 'NO_MEMORY', 'WEIGHTS', 
            'accelerator', 'true_float32', 'float64', 'scale', 'by_scale', 'shipped', 'reference', 'rounded', 'record',
            'results_file', 'recorded', 'table_cell', 'Table', 'named_path', 'cache_dir', 'read_file',
            'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took',
-           'product_rates', 'measured_arithmetic', 'fast_arithmetic']
+           'product_rates', 'measured_arithmetic', 'fast_arithmetic', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, sys, threading, time, unicodedata
@@ -439,4 +439,11 @@ BLOCK_COLOURS = '#440154', '#46408a', '#1f7f8c', '#2ba37a', '#7aae3a', '#cdb41c'
 # of a block
 PART_COLOURS = dict(input='#777777', sa=COLOURS[2], ffwd=COLOURS[3])
 STYLE = {'axes.spines.top': False, 'axes.spines.right': False,
-         'legend.frameon': False, 'figure.constrained_layout.use': True}
+         'legend.frameon': False, 'figure.constrained_layout.use': True, 'svg.hashsalt': 'shakespeare_ffn'}
+
+def use_style():
+    "Draw the figures of a notebook in this style."
+    from matplotlib import rcParams # imported here, as only notebooks need them
+    from matplotlib_inline.backend_inline import set_matplotlib_formats
+    rcParams.update(STYLE)
+    set_matplotlib_formats('svg', metadata={'Date': None})

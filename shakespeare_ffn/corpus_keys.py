@@ -159,7 +159,7 @@ def __call__(self: TrieForward,
 # %% ../nbs/04_corpus_keys.ipynb #c032
 _N_SMOKE = 20_000 # strings at smoke scale, before the prompts
 
-def alphabetical_ids(strings, scale: str) -> np.ndarray: # numbers of strings, as `TrieForward` wants them
+def alphabetical_ids(strings, scale: str) -> np.ndarray: # numbers of strings, sorted for TrieForward
     "All strings at full scale; the first 20,000 and the smoke prompts at smoke scale."
     if scale == 'full': return strings.order
     chosen = np.zeros(len(strings), bool)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', 'TILES', 'sum_in_order', 'root', 'cosine',
            'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'all_cosines', 'find_true', 'pairs',
-           'SparseCounts', 'Entries', 'Values', 'count_one', 'principal', 'round_up', 'Short', 'shorten', 'Sieve',
-           'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'choose_sieve', 'batches', 'launch', 'best_device',
-           'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds', 'block_counts',
-           'threshold_attention', 'watched', 'shared_threshold_attention', 'similar']
+           'SparseCounts', 'Entries', 'Values', 'count_one', 'principal', 'round_up', 'Short', 'shorten',
+           'common_threshold', 'Sieve', 'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'exceeding', 'choose_sieve',
+           'batches', 'launch', 'best_device', 'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds',
+           'block_counts', 'threshold_attention', 'similar', 'watched', 'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -313,14 +313,25 @@ class Short(NamedTuple):
 # %% ../nbs/05_cosine_sims.ipynb #t011
 def shorten(units: torch.Tensor,      # (n, n_embed) unit rows
             directions: torch.Tensor, # (n_embed, d)
-            dtype: torch.dtype) -> Short:
+            dtype: torch.dtype,
+            scale=torch.ones(1),      # (n,) or (1,), at most 1: what rows are multiplied by
+           ) -> Short:
     "Rows as the sieve sees them."
     n_embed, d = directions.shape
     with true_float32(): p = units @ directions
     slack = 8*n_embed*d**.5*2**-24 # what float32 may do to p, and to its square
-    short = p.to(dtype)
     rest = (1 + slack - p.square().sum(1)).clamp_min(0).sqrt()
+    p, rest = p*scale[:, None], round_up(rest.double()*scale, torch.float32)
+    short = p.to(dtype)
     return Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
+
+# %% ../nbs/05_cosine_sims.ipynb #ct1
+def common_threshold(threshold) -> tuple: # a number or (n,) → a number, (1,) or (n,) float32
+    "The lowest threshold, and what each query is scaled by so that it serves."
+    own = float64(threshold).reshape(-1)
+    lowest = own.min()
+    scale = round_up(lowest/own, torch.float32) if len(own) > 1 else torch.ones(1)
+    return lowest.item(), scale
 
 # %% ../nbs/05_cosine_sims.ipynb #c041
 GROUP = 64 # neighbouring keys that are dismissed together
@@ -330,10 +341,12 @@ class Sieve:
     width = 1 # keys in a row
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
                  directions: torch.Tensor,       # (n_embed, d)
-                 threshold: float, dtype=torch.bfloat16):
+                 threshold,                      # a number, or one above 0 for each query
+                 dtype=torch.bfloat16):
         self.directions, self.dtype = directions, dtype
-        p, rest, rounding = shorten(units, directions, dtype)
-        self.threshold = threshold - 2*error_bound(units.shape[1]) - rounding.max()
+        lowest, scale = common_threshold(threshold)
+        p, rest, rounding = shorten(units, directions, dtype, scale)
+        self.threshold = lowest - 2*error_bound(units.shape[1]) - rounding.max()
         ones = torch.ones_like(p[:, :1]).expand(-1, 2)
         self.queries = torch.cat([p, round_up(rest, dtype)[:, None], ones], 1)
         self.sign = torch.int16 if dtype == torch.bfloat16 else torch.int32 # what a number's sign is read as
@@ -383,7 +396,7 @@ def candidates(self: Sieve,
 class Boxes(Sieve):
     "Finds them by boxes: the coordinates of 16 neighbouring keys lie between bounds."
     width = 16
-    def __init__(self, units, directions, threshold, dtype=torch.bfloat16): # as in `Sieve`
+    def __init__(self, units, directions, threshold, dtype=torch.bfloat16): # as in Sieve
         super().__init__(units, directions, threshold, dtype)
         self.queries = torch.cat([self.queries[:, :directions.shape[1]].abs(), self.queries], 1)
 
@@ -428,7 +441,7 @@ class Cascade:
 
 # %% ../nbs/05_cosine_sims.ipynb #t005
 @patch
-def candidates(self: Cascade, keys): # as in `Sieve`
+def candidates(self: Cascade, keys): # as in Sieve
     "Which queries each group of keys must be compared with."
     found = [torch.arange(len(self.units))]*(len(keys)//GROUP)
     for i, sieve in enumerate(self.sieves):
@@ -486,12 +499,13 @@ def _time_of(f) -> float: # seconds, the better of two runs
     return min(once(), once())
 
 # %% ../nbs/05_cosine_sims.ipynb #t003
-def _sample_of(units, keys, n_groups=16, n_queries=8192) -> tuple: # unit rows of both
-    "Some queries, and some groups of keys."
+def _sample_of(units, keys, threshold, n_groups=16, n_queries=8192) -> tuple: # unit rows of both, thresholds
+    "Some queries, some groups of keys, and the thresholds of these queries."
     last = max(0, len(keys)-GROUP)
     starts = torch.linspace(0, last, n_groups, dtype=torch.float64).long()[:, None]
     rows = (starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()
-    return units[::-(-len(units)//n_queries)], unit(keys[rows])
+    every = -(-len(units)//n_queries)
+    return units[::every], unit(keys[rows]), threshold if isinstance(threshold, float) else threshold[::every]
 
 # %% ../nbs/05_cosine_sims.ipynb #bxa
 class SieveCost(NamedTuple):
@@ -526,11 +540,15 @@ def _plan_costs(costs: dict,   # Sieve → SieveCost
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
-def _scan(found, threshold: float):
-    "What counting does with each batch, whatever the values."
-    for batch in found: pairs(batch, batch.cosines > threshold)
+def exceeding(batch: Batch, threshold) -> torch.Tensor: # (n, width) bool
+    "Which cosines of a batch exceed a threshold, a number or one for each query."
+    return batch.cosines > (threshold if isinstance(threshold, float) else threshold[batch.q, None])
 
-def _cheapest(some, sample, threshold: float, sieves: list) -> tuple: # of sieves, none if that is cheapest
+def _scan(found, threshold):
+    "What counting does with each batch, whatever the values."
+    for batch in found: pairs(batch, exceeding(batch, threshold))
+
+def _cheapest(some, sample, threshold, sieves: list) -> tuple: # of sieves, none if that is cheapest
     "The cheapest plan for a sample of queries and keys."
     everyone = Cascade(some).candidates(sample)
     decide = _time_of(lambda: _scan(Cascade(some).candidate_batches(sample, 0), threshold))
@@ -541,7 +559,7 @@ def _cheapest(some, sample, threshold: float, sieves: list) -> tuple: # of sieve
 # %% ../nbs/05_cosine_sims.ipynb #bxc
 def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
-                 threshold: float,
+                 threshold,           # a number, or (n_queries,) float32
                  dtype=None,          # default: bfloat16 where it is fast
                  dims=DIMS):          # to choose from; a single one is taken unasked
     "The `Cascade` that costs least on a sample, or None where it does not pay to have one."
@@ -549,24 +567,25 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if len(dims) == 1: return Cascade(units, Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype))
     # to shorten a key costs as much as comparing it with so many queries
     if len(units) <= 2*dims[0] or not len(keys): return None
-    directions, (some, sample) = principal(keys), _sample_of(units, keys)
+    directions, (some, sample, of_some) = principal(keys), _sample_of(units, keys, threshold)
     depths = [d for d in dims if d <= units.shape[1]]
-    sieves = [kind(some, directions[:, :d], threshold, dtype) for kind in (Sieve, Boxes) for d in depths]
-    chosen = _cheapest(some, sample, threshold, sieves)
+    sieves = [kind(some, directions[:, :d], of_some, dtype) for kind in (Sieve, Boxes) for d in depths]
+    chosen = _cheapest(some, sample, of_some, sieves)
     anew = [type(sieve)(units, sieve.directions, threshold, dtype) for sieve in chosen]
     return Cascade(units, *anew) if anew else None
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
-            threshold: float,      # the lowest that matters
+            threshold,             # the lowest that matters; or one for each query, (n_queries,) float32
             dtype=None,            # of the sieves: bfloat16 or float32; default: what is faster here
             dims=DIMS,             # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
-    cascade = choose_sieve(units, keys, threshold, dtype, dims) if dims and units.is_cpu else None
+    sieved = dims and units.is_cpu and (isinstance(threshold, float) or threshold.min() > 0)
+    cascade = choose_sieve(units, keys, threshold, dtype, dims) if sieved else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start)
@@ -832,6 +851,26 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     counts, n_matches = (torch.stack(x) for x in zip(*blocks))
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
+# %% ../nbs/05_cosine_sims.ipynb #c108
+@torch.no_grad()
+@torch.autocast('cpu', enabled=False)
+def similar(query: torch.Tensor,  # (n_embed,)
+            keys: torch.Tensor,   # (n_keys, n_embed), one block
+            threshold: float,
+            exclude=-1,           # a key to leave out
+            device='cpu',         # what has no float64, such as Apple's GPU, leaves the search to the CPU
+           ) -> tuple:            # (n_matches,) both: rows of keys int64, cosines float64
+    "The keys whose cosine with the query exceeds the threshold, best first, ties by row."
+    query, keys, t = query.detach(), keys.detach(), check_thresholds([threshold], 1)[0]
+    if torch.device(device).type != 'cuda': device = 'cpu'
+    found = batches(query[None], keys, t.item(), device=device) if len(keys) else []
+    none = torch.empty(0, dtype=torch.long)
+    k = torch.cat([none, *(k for _, k, _ in matches(found, query[None], keys, t))])
+    k = k[k != exclude]
+    cosines = cosine(query, keys[k])
+    best = cosines.argsort(descending=True, stable=True)
+    return k[best], cosines[best]
+
 # %% ../nbs/05_cosine_sims.ipynb #c093
 @contextmanager
 def watched(group):
@@ -866,23 +905,3 @@ def shared_threshold_attention(queries, keys, values, thresholds, exclude=None,
         found = threshold_attention(queries, *share, thresholds, exclude, progress=check, **kwargs)
     for x in found: dist.all_reduce(x, group=group)
     return found
-
-# %% ../nbs/05_cosine_sims.ipynb #c108
-@torch.no_grad()
-@torch.autocast('cpu', enabled=False)
-def similar(query: torch.Tensor,  # (n_embed,)
-            keys: torch.Tensor,   # (n_keys, n_embed), one block
-            threshold: float,
-            exclude=-1,           # a key to leave out
-            device='cpu',         # what has no float64, such as Apple's GPU, leaves the search to the CPU
-           ) -> tuple:            # (n_matches,) both: rows of keys int64, cosines float64
-    "The keys whose cosine with the query exceeds the threshold, best first, ties by row."
-    query, keys, t = query.detach(), keys.detach(), check_thresholds([threshold], 1)[0]
-    if torch.device(device).type != 'cuda': device = 'cpu'
-    found = batches(query[None], keys, t.item(), device=device) if len(keys) else []
-    none = torch.empty(0, dtype=torch.long)
-    k = torch.cat([none, *(k for _, k, _ in matches(found, query[None], keys, t))])
-    k = k[k != exclude]
-    cosines = cosine(query, keys[k])
-    best = cosines.argsort(descending=True, stable=True)
-    return k[best], cosines[best]

@@ -45,7 +45,7 @@ class Arrow(NamedTuple):
 # %% ../nbs/10_embedding_adjustments.ipynb #c015
 def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ffwd'
             cosine_of: dict, # part → (n_layer,) cosines of 'sa' and 'ffwd' with the block's input
-           ) -> list:        # an `Arrow` each, in the order in which they are added
+           ) -> list:        # of arrows, in the order in which they are added
     "Arrows with the real vectors' lengths and angles to the block's input, all turned to the left."
     x, y = float(norm_of['input'][0]), 0.
     arrows = [Arrow('input', x, y)]

@@ -225,7 +225,7 @@ def update(self: Preview,
 # %% ../nbs/08_explain.ipynb #h43
 @patch
 def _line(self: Preview, who: str, p) -> str:
-    return f'  {who:<40}{_shares(top_tokens(p, self.corpus.tokenizer, None))}'
+    return f'  {who:<40}{_shares(top_tokens(p, self.corpus.tokenizer, None), 4)}'
 
 @patch
 def __call__(self: Preview, share: float, news, keys):
@@ -292,23 +292,24 @@ def _heading(explanation: Explanation) -> list:
                   f'its last {explanation.length} and no others.)']
     note = '' if explanation.length == 10 else ', for strings of length 10'
     return [*lines, f'scale: {explanation.scale}, weights: {explanation.weights[:12]}; '
-                    f'thresholds and weights of the approximation: {explanation.source}{note}', '']
+                    f'approximation: {explanation.source}{note}', '']
 
 # %% ../nbs/08_explain.ipynb #u008
 def _string_line(similar_string: SimilarString, corpus: Corpus, length: int) -> str:
-    "A similar string where it stands first."
+    "A similar string where it stands first, and the number of that line."
     first, *more = similar_string.positions
     number = corpus.text.count('\n', 0, first) + 1
-    others = f'  (and {len(more):,} more)' if more else ''
-    return f'  {similar_string.cosine:.3f}  line {number:>6,}  {in_line(corpus.text, first, length)}{others}'
+    others = f' and {len(more):,} more' if more else ''
+    shown = in_line(corpus.text, first, length).ljust(length + 41) # 22 before, 14 behind, five signs
+    return f'  {similar_string.cosine:.3f}  {shown}  line {number:,}{others}'
 
 # %% ../nbs/08_explain.ipynb #c028
 def block_lines(b: BlockExplanation, part: float, explanation: Explanation) -> list:
     "One block: its line, what follows its strings, and the best of them in their lines."
     few = {0: 'no similar string', 1: '1 similar string'}
     found = few.get(b.n_similar, f'{b.n_similar:,} similar strings')
-    lines = ['', f'Block {b.block}   {found} (cosine above {b.threshold:g}), '
-                 f'weight {b.weight:g}: {part:.1%} of the approximation']
+    lines = ['', f'Block {b.block}: {found} (cosine above {b.threshold:g}), '
+                 f'weight {b.weight:g}, {part:.1%} of the approximation']
     if b.counts: lines += [f'  followed by  {_shares(b.share())}']
     return lines + [_string_line(s, explanation.corpus, explanation.length) for s in b.similar]
 
@@ -317,6 +318,7 @@ NOTHING_PASSES = 'No string that passes has a next character: the approximation 
 
 @patch
 def __repr__(self: Explanation):
+    "The explanation as text."
     lines = [*_heading(self), 'next  model                       approximation']
     for c in rows_to_show(self):
         p, q = self.model.get(c, 0), self.approximation.get(c, 0)
@@ -328,6 +330,7 @@ def __repr__(self: Explanation):
 
 # %% ../nbs/08_explain.ipynb #c041
 _LITERAL_HTML = 'class="tex2jax_ignore mathjax_ignore" dir="ltr"' # a dollar sign is a dollar sign
+_NARROW = 'padding:.15em .5em' # of a cell, so that a phone has room for the bars
 
 def _html_bar(p: float, colour: str) -> str:
     return f'<div style="background:{colour};height:.6em;width:{100*p:.1f}%;min-width:1px"></div>'
@@ -335,35 +338,43 @@ def _html_bar(p: float, colour: str) -> str:
 def _html_row(c: str, p: float, q: float) -> str:
     "What model and approximation say of a character."
     bars = _html_bar(p, COLOURS[0]) + _html_bar(q, COLOURS[1])
-    return (f'<tr><td style="font-family:monospace;text-align:center">{escape(show_char(c))}</td>'
-            f'<td>{p:.3f}</td><td>{q:.3f}</td><td style="width:16em">{bars}</td></tr>')
+    numbers = ''.join(f'<td style="{_NARROW}">{x:.3f}</td>' for x in (p, q))
+    return (f'<tr><td style="{_NARROW};font-family:monospace;text-align:center">{escape(show_char(c))}</td>'
+            f'{numbers}<td style="{_NARROW}"><div style="width:min(12em,30vw)">{bars}</div></td></tr>')
 
 # %% ../nbs/08_explain.ipynb #u015
+def _html_head(words: str, colour='transparent') -> str: # over a column, underlined in the colour of its bars
+    return f'<th style="{_NARROW}">{words}<div style="background:{colour};height:.3em"></div></th>'
+
 def _html_distributions(explanation: Explanation) -> str:
     "Model and approximation as a table with bars."
-    columns = zip(COLOURS, ('model', 'approximation'))
-    heads = [f'<th style="color:{colour}">{column}</th>' for colour, column in columns]
+    columns = zip(('model', 'approximation'), COLOURS)
+    heads = _html_head('next') + ''.join(_html_head(*column) for column in columns) + '<th></th>'
     rows = [_html_row(c, explanation.model.get(c, 0), explanation.approximation.get(c, 0))
             for c in rows_to_show(explanation)]
-    return f'<table><tr><th>next</th>{"".join(heads)}<th></th></tr>{"".join(rows)}</table>'
+    return f'<table><tr>{heads}</tr>{"".join(rows)}</table>'
 
 # %% ../nbs/08_explain.ipynb #c043
-def _html_block(lines: list) -> str:
+def _html_block(lines: list, is_open: bool) -> str:
     "One block: a line to open, and its strings."
     summary, strings = escape(lines[1].strip()), escape('\n'.join(lines[2:]))
-    return f'<details><summary>{summary}</summary><pre style="font-size:.85em">{strings}</pre></details>'
+    return (f'<details{" open" if is_open else ""}><summary style="color:inherit">{summary}</summary>'
+            f'<pre style="color:inherit;background:none;margin:0;overflow-x:auto">{strings}</pre></details>')
 
 # %% ../nbs/08_explain.ipynb #u017
 @patch
 def _repr_html_(self: Explanation):
     "The explanation as HTML that needs no script and no style sheet."
-    paragraphs = ''.join(f'<p>{escape(line)}</p>' for line in _heading(self)[1:] if line)
-    note = f' {NOTHING_PASSES} (empty).' if self.empty else ''
-    blocks = [_html_block(block_lines(b, part, self)) for b, part in zip(self.blocks, influence(self))]
-    asked = escape(show_text(self.explained))
-    return (f'<div {_LITERAL_HTML}><h4>What comes after <code>{asked}</code>?</h4>'
-            f'{paragraphs}{_html_distributions(self)}'
-            f'<p>Hellinger distance: <b>{self.hellinger:.3f}</b>.{note}</p>{"".join(blocks)}</div>')
+    _, *notes, made_of, _ = _heading(self)
+    asked = f'<code style="color:inherit;background:none">{escape(show_text(self.explained))}</code>'
+    shares = influence(self)
+    each = [_html_block(block_lines(b, share, self), 0 < share == max(shares))
+            for b, share in zip(self.blocks, shares)]
+    empty = f' {NOTHING_PASSES} (empty).' if self.empty else ''
+    return (f'<div {_LITERAL_HTML}><h4>What comes after {asked}?</h4>'
+            f'{"".join(f"<p>{escape(note)}</p>" for note in notes)}{_html_distributions(self)}'
+            f'<p>Hellinger distance: <b>{self.hellinger:.3f}</b>.{empty}</p>{"".join(each)}'
+            f'<p style="font-size:.85em;opacity:.75">{escape(made_of)}</p></div>')
 
 # %% ../nbs/08_explain.ipynb #c047
 def _plot_block(b: BlockExplanation, chars: list, ax):

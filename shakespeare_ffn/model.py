@@ -226,7 +226,7 @@ def _check_weights(tensors: dict, metadata: dict):
 
 # %% ../nbs/01_model.ipynb #c039
 @plain_state()
-def load_model(path=None,    # a file written by `save_model`; default: the package's weights
+def load_model(path=None,    # a file that save_model wrote; default: the package's weights
                device='cpu',
               ) -> Transformer: # in evaluation mode, float32, with `.tokenizer` and `.metadata`
     "A trained model from a weights file; a file that is damaged or of another architecture is a `UserError`."

@@ -249,7 +249,8 @@ class Fit(NamedTuple):
 def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
         probs: torch.Tensor,   # (n_queries, vocab_size) what the model says
         unigram: torch.Tensor, # (vocab_size,)
-        rounds=8) -> Fit:      # at most so many
+        rounds=8,              # at most so many
+       ) -> Fit:
     "Thresholds by coordinate descent and weights by gradient descent, to the least mean Hellinger distance."
     layers, size = torch.arange(len(counts)), counts.sum((2, 3), dtype=torch.float64)
     chosen = block_distances(counts, probs, unigram).argmin(1)

@@ -64,11 +64,17 @@ def said_of_figure(cell, what) -> str:
 @each
 def test_figures_are_told_in_words(nb):
     "to those who do not see them: an alternative text each, in one line"
-    def shows(c): return any('image/png' in o.get('data', {}) for o in c.outputs)
+    def shows(c): return any({'image/png', 'image/svg+xml'} & set(o.get('data', {})) for o in c.outputs)
     figures = [c for c in code_cells(nb) if '#| fig-cap:' in c.source or shows(c)]
     texts = [said_of_figure(c, 'fig-alt') for c in figures]
     assert [c.source for c, text in zip(figures, texts) if not 40 <= len(text) < 300] == []
     assert [text for c, text in zip(figures, texts) if text == said_of_figure(c, 'fig-cap')] == []
+
+@pytest.mark.parametrize('path', [p for p in ALL if p.stem[0].isdigit()], ids=lambda p: p.stem)
+def test_a_chapter_has_one_leading_picture(path):
+    leads = [c for c in code_cells(nbformat.read(path, as_version=4)) if '#| lead: true\n' in c.source]
+    assert len(leads) == 1 and any('image' in kind or kind == 'text/html' for o in leads[0].outputs
+                                   for kind in o.get('data', {}))
 
 def anchors(path) -> set:
     "What pandoc makes of the headings of a notebook."

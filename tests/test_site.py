@@ -2,6 +2,7 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest, yaml
+from docs import COLAB, LEAD, TEST, fold_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -36,9 +37,15 @@ def test_every_notebook_arrives_with_its_pictures(site):
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' in made.parts: continue
         arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
-        pictures = lambda nb: sum('image/png' in o.get('data', {}) for c in nb.cells
-                                  if c.cell_type == 'code' for o in c.outputs)
-        assert pictures(arrived) == pictures(nbformat.read(made, as_version=4)), made.name
+        there = nbformat.read(made, as_version=4)
+        leads = sum(LEAD in c.source for c in there.cells) # the picture at the top is a copy
+        assert len(pictures(arrived.cells)) == len(pictures(there.cells)) + leads, made.name
+
+def pictures(cells) -> list:
+    "Places of cells that show a picture, or HTML"
+    kinds = {'image/png', 'image/svg+xml', 'text/html'}
+    return [i for i, c in enumerate(cells) if c.cell_type == 'code' for o in c.outputs
+            if kinds & set(o.get('data', {})) or '```{=html}' in o.get('data', {}).get('text/markdown', '')]
 
 def words(text) -> list: return re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
 
@@ -51,6 +58,7 @@ def test_every_page_keeps_its_introduction(site):
         beginning = prose(nbformat.read(made, as_version=4)).split('\n## ')[0].strip()
         title, summary, *introduction = re.split(r'\n{2,}', beginning)
         arrived = nbformat.read(site/made.relative_to(ROOT/'nbs'), as_version=4)
+        introduction = [p for p in introduction if not COLAB.search(p)] # this link goes into the margin
         there = ' '.join(words(prose(arrived)))
         assert introduction and [p for p in introduction if ' '.join(words(p)) not in there] == [], made.name
         front = yaml.safe_load(arrived.cells[0].source.split('---')[1])
@@ -78,7 +86,6 @@ def test_sidebar_names_every_page(site):
     assert all((site/page).is_file() for page in pages)
 
 def test_pages_hide_what_a_reader_does_not_come_for(site):
-    from docs import TEST
     for path in site.rglob('*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type != 'code': continue
@@ -88,3 +95,30 @@ def test_pages_hide_what_a_reader_does_not_come_for(site):
             for output in cell.outputs:
                 assert 'text/html' not in output.get('data', {}) # for which Quarto fetches scripts
                 assert 'Call self' not in output.get('data', {}).get('text/markdown', '')
+
+def test_a_chapter_opens_with_its_picture(site):
+    "Question, finding and figure stand before any code"
+    for path in site.glob('[0-9]*.ipynb'):
+        cells = nbformat.read(path, as_version=4).cells
+        first = next(i for i, c in enumerate(cells) if c.cell_type == 'code')
+        assert 'echo: false' in cells[first].source and 'label:' not in cells[first].source, path.name
+        assert pictures(cells)[0] == first, path.name
+        assert not any(LEAD in c.source for c in cells)
+
+def test_folds_do_not_pile_up(site):
+    "Cells that are folded alike and follow each other are one"
+    for path in site.rglob('*.ipynb'):
+        folds = [fold_of(c) for c in nbformat.read(path, as_version=4).cells]
+        assert not any(a and a == b for a, b in zip(folds, folds[1:])), path.name
+
+def test_a_class_is_called_one(site):
+    for path in site.glob('[0-9]*.ipynb'):
+        for cell in nbformat.read(path, as_version=4).cells:
+            said = [o.get('data', {}).get('text/markdown', '') for o in cell.get('outputs', [])]
+            assert not re.search(r'^def [A-Z]\w+\(', '\n'.join(said), re.M), path.name
+
+def test_chapters_are_numbered(site):
+    sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
+    named = {page['href']: page['text'] for section in sidebar['contents'] if 'contents' in section
+             for page in section['contents'] if 'href' in page}
+    for path in site.glob('[0-9]*.ipynb'): assert named[path.name].startswith(path.name.split('_')[0])

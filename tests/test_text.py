@@ -103,7 +103,7 @@ def test_html_shows_the_same_text(e):
     assert page.open == [] and raw(e._repr_html_().replace('\n', '')) == []
     assert {tag for tag, _ in page.tags} <= {'div', 'h4', 'code', 'p', 'b', 'table', 'tr', 'th', 'td',
                                              'details', 'summary', 'pre'}
-    assert {name for _, attrs in page.tags for name, _ in attrs} <= {'style', 'class', 'dir'}
+    assert {name for _, attrs in page.tags for name, _ in attrs} <= {'style', 'class', 'dir', 'open'}
     assert page.text('code') == [show_text(e.explained)]
     assert page.text('td')[::4] == [show_char(c) for c in module.rows_to_show(e)]
     lines = [module.block_lines(b, part, e)[2:] for b, part in zip(e.blocks, module.influence(e))]

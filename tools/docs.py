@@ -1,43 +1,70 @@
 """Write the site to _docs: the notebooks as nbdev prepares them, `results/` beside them, rendered by Quarto.
 
-Between nbdev and Quarto each page is made fit to be read. Tests and imports are folded and say what they are,
-links stay within the site, and HTML outputs go in as they are: else Quarto fetches scripts for them."""
-import os, re, shutil, subprocess, sys
+Between nbdev and Quarto each page is made fit to be read. A copy of its leading figure stands at the top.
+Tests and imports are folded and say what they are, links stay within the site, and HTML outputs go in as they
+are: else Quarto fetches scripts for them."""
+import copy, os, re, shutil, subprocess, sys
+from itertools import groupby
 from pathlib import Path
-import nbformat
+import nbformat, yaml
 from nbdev.config import get_config
 from shakespeare_ffn.core import Parser, UserError, command
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT/'_proc'
 SITE = ROOT/'_docs'
-TEST = re.compile(r'^\s*(test_\w+\(|assert\b|with expect_fail|for .*: (test_|assert))', re.M)
+TEST = re.compile(r'^\s*((for|with|except)\b.*: )?(test_\w+\(|assert\b|with expect_fail)', re.M)
+COLAB = re.compile(r'\n*\[Run this page in Colab\]\(([^)]*)\)[^\n]*')
+LEAD = '#| lead: true\n'
 
-# The article's page hides its code until the switch of code-switch.html is turned.
-ARTICLE = '''author: {author}
-date: last-modified
-citation: true
-include-in-header:
-  text: <meta name="page-kind" content="article">
-'''
+# An article has a narrow column and a wide margin for notes, and hides its code until a switch is turned.
+ARTICLE = {'date': 'last-modified', 'citation': True,
+           'grid': {'body-width': '720px', 'margin-width': '300px'},
+           'include-in-header': {'text': '<meta name="page-kind" content="article">'}}
 
-def front_matter(source: str) -> str:
-    "An article's front matter: with author, date and kind."
-    return re.sub(r'\n---\s*$', '\n' + ARTICLE.format(author=get_config().author) + '---\n', source)
+def code_lines(source: str) -> list:
+    "Lines of code, without directives and comments."
+    return [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
 
-def summary(source: str) -> str: # '' for a cell that stays open
+def summary(source: str) -> str: # '' for a cell that stays open, or has said it
     "What a folded cell says of itself."
-    if 'code-summary' in source or 'echo: false' in source: return ''
-    code = [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
-    if code and all(re.match(r'(from|import) |\s', line) for line in code): return 'Imports'
+    if 'echo: false' in source: return ''
+    if all(re.match(r'(from|import) |[\s)]', line) for line in code_lines(source)): return 'Imports'
+    if 'code-summary' in source: return ''
     return 'The test' if TEST.search(source) else ''
 
 def folded(source: str) -> str:
     "A cell's source; that of modules, of tests and imports is folded."
     if words := summary(source):
-        fold = '' if 'code-fold:' in source else '#| code-fold: true\n'
-        return f'{fold}#| code-summary: "{words}"\n{source}'
+        source = re.sub(r'^#\| code-(fold|summary):.*\n', '', source, flags=re.M)
+        return f'#| code-fold: true\n#| code-summary: "{words}"\n{source}'
     return source.replace('code-fold: show', 'code-fold: true').replace('Exported source', 'The source')
+
+def fold_of(cell) -> str: # '' for a cell that must stay by itself
+    "The directives of a cell that is nothing but folded code."
+    if cell.cell_type != 'code' or cell.outputs: return ''
+    directives = [line for line in cell.source.splitlines() if line.startswith('#|')]
+    return '\n'.join(directives) if all('code-' in line for line in directives) else ''
+
+def merged(cells: list) -> list:
+    "Cells, of which those that follow each other under the same fold have become one."
+    made = []
+    for fold, group in groupby(cells, fold_of):
+        first, *others = group
+        if not fold: made += [first, *others]
+        else:
+            rest = [cell.source.removeprefix(fold).strip() for cell in others]
+            first.source = '\n\n'.join([first.source, *rest])
+            made.append(first)
+    return made
+
+def lead(cells: list) -> list: # none or one
+    "A copy of the cell that a chapter leads with: its figure alone, without label, that is without a number."
+    copies = [copy.deepcopy(cell) for cell in cells if cell.source.startswith('#|') and LEAD in cell.source]
+    for cell in copies:
+        said = [line for line in cell.source.splitlines() if re.match(r'#\| fig-(cap|alt):', line)]
+        cell.source, cell.id = '\n'.join(['#| echo: false', *said, '']), f'{cell.id}-lead'
+    return copies
 
 def in_pages(text: str, root: str) -> str: # root: the way from the page to the site's first folder
     "Text whose links stay within the site."
@@ -48,24 +75,68 @@ def in_pages(text: str, root: str) -> str: # root: the way from the page to the 
     # in the checkout `results` lies beside the folder of the notebooks, on the site below it
     return re.sub(r'\]\((\.\./)+results/', f']({root}results/', text)
 
-def prepare_output(output, root: str):
-    "Make an output part of the page, as nbdev's descriptions of functions are."
+def without_links(code) -> str: # code: a match
+    "Code as it is: nbdev makes links of names in its comments."
+    return re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', code[0])
+
+def described(markdown: str, classes: set) -> str:
+    "A description of a function or class as nbdev makes it, less what says nothing."
+    markdown = re.sub(r'\*?Call self as a function\.\*?', '', markdown).removeprefix('---\n\n')
+    markdown = re.sub('^```python.*?^```', without_links, markdown, flags=re.M | re.S)
+    markdown = re.sub('^#+ .*', lambda heading: heading[0].replace('_', r'\_'), markdown, flags=re.M)
+    for name in re.findall(r'^def (\w+)\(', markdown, re.M):
+        if name not in classes: continue
+        markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
+    return markdown
+
+def prepare_output(output, root: str, classes: set):
+    "Make an output part of the page."
     data = output.get('data', {})
-    if html := data.get('text/html'): output.data = {'text/markdown': f'```{{=html}}\n{html}\n```'}
+    if html := data.get('text/html'):
+        html = html.replace('<table', '<table data-quarto-disable-processing="true"') # it has its own widths
+        output.data = {'text/markdown': f'```{{=html}}\n{html}\n```'}
     elif markdown := data.get('text/markdown'):
-        says_nothing = r'\*?Call self as a function\.\*?'
-        data['text/markdown'] = in_pages(re.sub(says_nothing, '', markdown), root)
+        data['text/markdown'] = in_pages(described(markdown, classes), root)
+
+def front_matter(cells: list) -> dict:
+    "What a page's first cell says of it."
+    return yaml.safe_load(cells[0].source.split('---')[1])
+
+def completed(cells: list, is_article: bool) -> str:
+    "A page's front matter with all it needs; a link to Colab goes there from the text, into the margin."
+    matter = front_matter(cells)
+    for cell in cells:
+        if cell.cell_type == 'markdown' and (link := COLAB.search(cell.source)):
+            cell.source = COLAB.sub('', cell.source)
+            matter['code-links'] = [dict(text='Run in Colab', icon='play', href=link[1])]
+    if is_article: matter |= {'author': get_config().author, **ARTICLE}
+    return f'---\n{yaml.safe_dump(matter, allow_unicode=True)}---\n'
 
 def prepare(path: Path):
     "Make a page of what nbdev has made of a notebook."
     nb, root = nbformat.read(path, 4), '../'*(len(path.relative_to(PAGES).parts)-1)
-    if path.parent.name == 'blog': nb.cells[0].source = front_matter(nb.cells[0].source)
+    nb.cells[0].source = completed(nb.cells, path.parent.name == 'blog')
+    opening = next(i for i, cell in enumerate(nb.cells) if cell.cell_type == 'code')
+    nb.cells[opening:opening] = lead(nb.cells)
+    classes = {name for cell in nb.cells for name in re.findall(r'^class (\w+)', cell.source, re.M)}
     for cell in nb.cells:
-        cell.source = in_pages(cell.source, root)
+        cell.source = in_pages(cell.source.replace(LEAD, ''), root)
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
-            for output in cell.outputs: prepare_output(output, root)
+            for output in cell.outputs: prepare_output(output, root, classes)
+    nb.cells = merged(nb.cells)
     nbformat.write(nb, path)
+
+def number_chapters(path: Path): # of the sidebar
+    "Put each chapter's number before its name."
+    sidebar = yaml.safe_load(path.read_text(encoding='utf-8'))
+    for section in sidebar['website']['sidebar']['contents']:
+        if isinstance(section, str): continue
+        for i, page in enumerate(section['contents']):
+            if not (isinstance(page, str) and (number := re.match(r'\d+[a-z]?', page))): continue
+            title = front_matter(nbformat.read(path.parent/page, 4).cells)['title']
+            section['contents'][i] = dict(text=f'{number[0]} {title}', href=page)
+    path.write_text(yaml.safe_dump(sidebar, allow_unicode=True, sort_keys=False), encoding='utf-8')
 
 def run(*args, cwd=ROOT):
     "Run a program; a `UserError` with the end of what it says if it fails."
@@ -81,6 +152,7 @@ def docs(argv) -> str:
     run('nbdev_proc_nbs')
     shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates'))
     for path in PAGES.rglob('*.ipynb'): prepare(path)
+    number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(PAGES/'_docs', SITE)
