@@ -70,6 +70,13 @@ def test_figures_are_told_in_words(nb):
     assert [c.source for c, text in zip(figures, texts) if not 40 <= len(text) < 300] == []
     assert [text for c, text in zip(figures, texts) if text == said_of_figure(c, 'fig-cap')] == []
 
+@each
+def test_prose_is_no_code(nb):
+    "A cell that was given the wrong kind would be shown as a paragraph"
+    prose = [re.sub('```.*?```', '', c.source, flags=re.S) for c in nb.cells if c.cell_type == 'markdown']
+    code = re.compile(r'^(assert |test_\w+\(|from \S+ import |import \w+$|def \w+\()', re.M)
+    assert [text for text in prose if code.search(text)] == []
+
 @pytest.mark.parametrize('path', [p for p in ALL if p.stem[0].isdigit()], ids=lambda p: p.stem)
 def test_a_chapter_has_one_leading_picture(path):
     leads = [c for c in code_cells(nbformat.read(path, as_version=4)) if '#| lead: true\n' in c.source]
