@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', 'TILES', 'sum_in_order', 'root', 'cosine',
            'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'all_cosines', 'find_true', 'pairs',
-           'SparseCounts', 'Entries', 'Values', 'count_one', 'principal', 'round_up', 'Short', 'shorten',
-           'common_threshold', 'Sieve', 'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'exceeding', 'choose_sieve',
-           'batches', 'launch', 'best_device', 'count_fused', 'levels', 'matches', 'count_levels', 'check_thresholds',
-           'block_counts', 'threshold_attention', 'similar', 'watched', 'shared_threshold_attention']
+           'SparseCounts', 'Entries', 'Values', 'pair_cosines', 'count_one', 'principal', 'round_up', 'Short',
+           'shorten', 'common_threshold', 'Sieve', 'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'exceeding',
+           'choose_sieve', 'batches', 'launch', 'best_device', 'count_fused', 'levels', 'matches', 'count_levels',
+           'check_thresholds', 'block_counts', 'threshold_attention', 'similar', 'watched',
+           'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -267,12 +268,16 @@ def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
         for k, q, passed in runs: counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
 
 # %% ../nbs/05_cosine_sims.ipynb #s063
-def _exceeds(queries, keys,
-             q, k, # (n,) numbers of pairs
-             threshold: float, at_once=16_384) -> torch.Tensor: # (n,) bool
-    "Which pairs pass, decided in float64."
+def pair_cosines(queries, keys,
+                 q, k, # (n,) numbers of pairs
+                 at_once=16_384) -> torch.Tensor: # (n,) float64
+    "Cosines of pairs, in float64."
     parts = zip(q.split(at_once), k.split(at_once))
-    return torch.cat([cosine(queries[a], keys[b]) > threshold for a, b in parts])
+    return torch.cat([cosine(queries[a], keys[b]) for a, b in parts])
+
+def _exceeds(queries, keys, q, k, threshold: float, **kwargs) -> torch.Tensor: # (n,) bool
+    "Which pairs pass, decided in float64."
+    return pair_cosines(queries, keys, q, k, **kwargs) > threshold
 
 # %% ../nbs/05_cosine_sims.ipynb #s066
 def count_one(found, queries, keys, values: Values, # found: batches
@@ -326,12 +331,10 @@ def shorten(units: torch.Tensor,      # (n, n_embed) unit rows
     return Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
 
 # %% ../nbs/05_cosine_sims.ipynb #ct1
-def common_threshold(threshold) -> tuple: # a number or (n,) → a number, (1,) or (n,) float32
+def common_threshold(own: torch.Tensor) -> tuple: # (n,) float64 → a number, (n,) float32
     "The lowest threshold, and what each query is scaled by so that it serves."
-    own = float64(threshold).reshape(-1)
     lowest = own.min()
-    scale = round_up(lowest/own, torch.float32) if len(own) > 1 else torch.ones(1)
-    return lowest.item(), scale
+    return lowest.item(), round_up(lowest/own, torch.float32).where(own > lowest, 1.)
 
 # %% ../nbs/05_cosine_sims.ipynb #c041
 GROUP = 64 # neighbouring keys that are dismissed together
@@ -341,10 +344,10 @@ class Sieve:
     width = 1 # keys in a row
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
                  directions: torch.Tensor,       # (n_embed, d)
-                 threshold,                      # a number, or one above 0 for each query
+                 threshold,                      # a number, or one for each query, above 0
                  dtype=torch.bfloat16):
         self.directions, self.dtype = directions, dtype
-        lowest, scale = common_threshold(threshold)
+        lowest, scale = common_threshold(float64(threshold).expand(len(units)))
         p, rest, rounding = shorten(units, directions, dtype, scale)
         self.threshold = lowest - 2*error_bound(units.shape[1]) - rounding.max()
         ones = torch.ones_like(p[:, :1]).expand(-1, 2)
@@ -499,13 +502,13 @@ def _time_of(f) -> float: # seconds, the better of two runs
     return min(once(), once())
 
 # %% ../nbs/05_cosine_sims.ipynb #t003
-def _sample_of(units, keys, threshold, n_groups=16, n_queries=8192) -> tuple: # unit rows of both, thresholds
+def _sample_of(units, keys, own, n_groups=16, n_queries=8192) -> tuple: # unit rows of both, thresholds
     "Some queries, some groups of keys, and the thresholds of these queries."
     last = max(0, len(keys)-GROUP)
     starts = torch.linspace(0, last, n_groups, dtype=torch.float64).long()[:, None]
     rows = (starts + torch.arange(GROUP)).clamp_max(len(keys)-1).flatten()
     every = -(-len(units)//n_queries)
-    return units[::every], unit(keys[rows]), threshold if isinstance(threshold, float) else threshold[::every]
+    return units[::every], unit(keys[rows]), own[::every]
 
 # %% ../nbs/05_cosine_sims.ipynb #bxa
 class SieveCost(NamedTuple):
@@ -540,26 +543,28 @@ def _plan_costs(costs: dict,   # Sieve → SieveCost
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
-def exceeding(batch: Batch, threshold) -> torch.Tensor: # (n, width) bool
-    "Which cosines of a batch exceed a threshold, a number or one for each query."
-    return batch.cosines > (threshold if isinstance(threshold, float) else threshold[batch.q, None])
+def exceeding(batch: Batch,
+              own: torch.Tensor, # (n_queries,) thresholds
+             ) -> torch.Tensor:  # (n, width) bool
+    "Which cosines of a batch exceed their query's threshold."
+    return batch.cosines > own[batch.q, None].float()
 
-def _scan(found, threshold):
+def _scan(found, own):
     "What counting does with each batch, whatever the values."
-    for batch in found: pairs(batch, exceeding(batch, threshold))
+    for batch in found: pairs(batch, exceeding(batch, own))
 
-def _cheapest(some, sample, threshold, sieves: list) -> tuple: # of sieves, none if that is cheapest
+def _cheapest(some, sample, own, sieves: list) -> tuple: # of sieves, none if that is cheapest
     "The cheapest plan for a sample of queries and keys."
     everyone = Cascade(some).candidates(sample)
-    decide = _time_of(lambda: _scan(Cascade(some).candidate_batches(sample, 0), threshold))
-    plans = {(): _time_of(lambda: _scan(all_cosines(some, sample, 0), threshold))}
+    decide = _time_of(lambda: _scan(Cascade(some).candidate_batches(sample, 0), own))
+    plans = {(): _time_of(lambda: _scan(all_cosines(some, sample, 0), own))}
     plans |= _plan_costs({sieve: _cost_of(sieve, sample, everyone) for sieve in sieves}, decide)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
 def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
-                 threshold,           # a number, or (n_queries,) float32
+                 threshold,           # a number, or one for each query, above 0
                  dtype=None,          # default: bfloat16 where it is fast
                  dims=DIMS):          # to choose from; a single one is taken unasked
     "The `Cascade` that costs least on a sample, or None where it does not pay to have one."
@@ -567,25 +572,28 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if len(dims) == 1: return Cascade(units, Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype))
     # to shorten a key costs as much as comparing it with so many queries
     if len(units) <= 2*dims[0] or not len(keys): return None
-    directions, (some, sample, of_some) = principal(keys), _sample_of(units, keys, threshold)
+    own = float64(threshold).expand(len(units))
+    directions, (some, sample, of_some) = principal(keys), _sample_of(units, keys, own)
     depths = [d for d in dims if d <= units.shape[1]]
     sieves = [kind(some, directions[:, :d], of_some, dtype) for kind in (Sieve, Boxes) for d in depths]
     chosen = _cheapest(some, sample, of_some, sieves)
-    anew = [type(sieve)(units, sieve.directions, threshold, dtype) for sieve in chosen]
+    anew = [type(sieve)(units, sieve.directions, own, dtype) for sieve in chosen]
     return Cascade(units, *anew) if anew else None
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
-            threshold,             # the lowest that matters; or one for each query, (n_queries,) float32
+            threshold,             # the lowest that matters: a number, or one for each query
             dtype=None,            # of the sieves: bfloat16 or float32; default: what is faster here
             dims=DIMS,             # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
-    sieved = dims and units.is_cpu and (isinstance(threshold, float) or threshold.min() > 0)
-    cascade = choose_sieve(units, keys, threshold, dtype, dims) if sieved else None
+    own = float64(threshold).expand(len(units))
+    scalable = own.numel() == 0 or own.min() > 0 or own.min() == own.max() # else a sieve cannot serve all
+    sieved = dims and units.is_cpu and scalable
+    cascade = choose_sieve(units, keys, own, dtype, dims) if sieved else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start)
@@ -726,7 +734,7 @@ def count_fused(queries, keys, values: Values,
         sums, doubtful = launch(queries, some, _split_digits(counts), threshold)
         sums = _join_digits(sums, counts.shape[1])
         q, k = doubtful // len(some), doubtful % len(some)
-        passed = _exceeds(queries, some, q, k, threshold, 2**18)
+        passed = _exceeds(queries, some, q, k, threshold, at_once=2**18)
         sums.index_add_(0, q[passed], counts[k[passed]].double())
         total = total + sums.long().cpu()
     return total
@@ -747,8 +755,7 @@ def matches(found, queries, keys, thresholds): # found: batches
         rough = batch.cosines.view(-1).cpu()[at].double()
         level = levels(rough-bound, thresholds)
         doubtful = (level != levels(rough+bound, thresholds)).nonzero().squeeze(1)
-        for some in doubtful.split(16_384):
-            level[some] = levels(cosine(queries[q[some]], keys[k[some]]), thresholds)
+        level[doubtful] = levels(pair_cosines(queries, keys, q[doubtful], k[doubtful]), thresholds)
         passed = level > 0
         yield q[passed], k[passed], level[passed]
 

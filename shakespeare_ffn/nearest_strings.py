@@ -13,7 +13,8 @@ import torch
 from tqdm.std import tqdm
 
 from .core import true_float32
-from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, pairs, unit
+from .cosine_sims import SparseCounts, batches, error_bound, exceeding, pair_cosines, pairs
+from .cosine_sims import unit
 from .text_analysis import normalise
 
 # %% ../nbs/15_nearest_strings.ipynb #c006
@@ -29,7 +30,8 @@ def likely_threshold(queries: torch.Tensor, # (n_queries, n_embed)
     n = min(len(sample), round(expected + 4*expected**.5) + 4)
     def n_th(some):
         with true_float32(): return (some @ sample.T).topk(n)[0][:, -1]
-    return torch.cat([n_th(some) for some in unit(queries).split(512)])
+    at_once = 2**26//len(sample) + 1 # queries, a quarter of a gigabyte of cosines
+    return torch.cat([n_th(some) for some in unit(queries).split(at_once)])
 
 # %% ../nbs/15_nearest_strings.ipynb #c011
 class Pairs(NamedTuple):
@@ -44,7 +46,7 @@ def pairs_above(queries, keys,
                 progress=lambda n: None) -> Pairs:
     "All pairs whose float32 cosine exceeds the query's threshold."
     none = torch.empty(0, dtype=torch.int32)
-    found = [(none, none, torch.empty(0))]
+    found = [(none, none, torch.empty(0, dtype=torch.float32))]
     for batch in batches(queries, keys, thresholds, progress=progress):
         q, k, at = pairs(batch, exceeding(batch, thresholds))
         found.append((q.int(), k.int(), batch.cosines.flatten()[at]))
@@ -59,7 +61,7 @@ def pairs_above(queries, keys,
 def kth_cosines(found: Pairs, n_queries: int, k: int) -> torch.Tensor: # (n_queries,)
     "The k-th largest cosine of each query, minus infinity where there are fewer."
     n = found.q.bincount(minlength=n_queries).tolist()
-    too_few = torch.tensor(-torch.inf)
+    too_few = found.cosines.new_tensor(-torch.inf)
     return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in found.cosines.split(n)])
 
 # %% ../nbs/15_nearest_strings.ipynb #c017
@@ -68,17 +70,14 @@ class Nearest(NamedTuple):
     rows: torch.Tensor    # (n_queries, k) int64
     cosines: torch.Tensor # (n_queries, k) float32, at most `error_bound` off
 
-def _exact(queries, keys, q, k) -> torch.Tensor: # (n,) float64 cosines of pairs
-    parts = zip(q.split(16_384), k.split(16_384))
-    return torch.cat([torch.empty(0).double(), *(cosine(queries[a], keys[b]) for a, b in parts)])
-
 def _decided(found: Pairs, kth, queries, keys, k: int) -> torch.Tensor: # (n,) bool, exactly k of each query
     "Which pairs are of the `k` nearest."
     above, bound = found.cosines - kth[found.q], 2*error_bound(keys.shape[1])
     chosen, doubtful = above > bound, (above.abs() <= bound).nonzero().squeeze(1)
     room = k - found.q[chosen].bincount(minlength=len(kth)) # for doubtful ones of each query
     q, rows = found.q[doubtful].long(), found.k[doubtful].long()
-    order = torch.from_numpy(np.lexsort((rows, -_exact(queries, keys, q, rows), q)))
+    exact = pair_cosines(queries, keys, q, rows)
+    order = torch.from_numpy(np.lexsort((rows, -exact, q))) # query by query, the nearest first, ties by row
     first = torch.searchsorted(q, torch.arange(len(kth)))
     rank = torch.arange(len(q)) - first[q[order]]
     chosen[doubtful[order[rank < room[q[order]]]]] = True
@@ -104,15 +103,18 @@ def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: 
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
-            keys: torch.Tensor,    # (n_keys, n_embed)
-            k: int,                # how many; all, if there are fewer keys
-            exclude=None,          # (n_queries,) a key that each query must not have, or -1
-            progress=False,        # show a bar
-           ) -> Nearest:
+                 keys: torch.Tensor,    # (n_keys, n_embed)
+                 k: int,                # how many; all, if there are fewer keys
+                 exclude=None,          # (n_queries,) a key that each query must not have, or -1
+                 progress=False,        # show a bar
+                ) -> Nearest:
     "The `k` keys of the largest cosine with each query, decided in float64, ties by row."
     exclude = torch.full((len(queries),), -1) if exclude is None else torch.as_tensor(exclude)
-    k = min(k, len(keys) - int((exclude >= 0).any()))
-    rows, cosines = torch.empty(len(queries), k, dtype=torch.long), torch.empty(len(queries), k)
+    n_keys = len(keys) - int((exclude >= 0).any())
+    if k < 1 or n_keys < 1: raise ValueError(f'{k} nearest of {n_keys} keys: both must be at least 1')
+    k = min(k, n_keys)
+    rows = torch.empty(len(queries), k, dtype=torch.long)
+    cosines = torch.empty(len(queries), k, dtype=torch.float32)
     todo = torch.arange(len(queries))
     for every in EVERY, 1:
         if not len(todo): break

@@ -2,6 +2,7 @@
 import ast, re
 from pathlib import Path
 import nbformat, pytest
+from docs import LEAD
 from safetensors import safe_open
 from shakespeare_ffn.core import WEIGHTS
 
@@ -56,6 +57,12 @@ def test_lines_are_short(nb):
     captions = [line for line in lines if line.startswith('#| fig-cap:')]
     assert [line for line in captions if len(line.partition(':')[2].strip().strip('"')) > 200] == []
 
+PICTURES = {'image/png', 'image/svg+xml'}
+
+def shows(cell, kinds) -> bool:
+    "Has the cell an output of one of some kinds?"
+    return any(kinds & set(o.get('data', {})) for o in cell.outputs)
+
 def said_of_figure(cell, what) -> str:
     "What a line at the head of a cell says of its figure; nothing if there is none."
     said = re.search(rf'^#\| {what}: "(.*)"$', cell.source, re.M)
@@ -64,8 +71,7 @@ def said_of_figure(cell, what) -> str:
 @each
 def test_figures_are_told_in_words(nb):
     "to those who do not see them: an alternative text each, in one line"
-    def shows(c): return any({'image/png', 'image/svg+xml'} & set(o.get('data', {})) for o in c.outputs)
-    figures = [c for c in code_cells(nb) if '#| fig-cap:' in c.source or shows(c)]
+    figures = [c for c in code_cells(nb) if '#| fig-cap:' in c.source or shows(c, PICTURES)]
     texts = [said_of_figure(c, 'fig-alt') for c in figures]
     assert [c.source for c, text in zip(figures, texts) if not 40 <= len(text) < 300] == []
     assert [text for c, text in zip(figures, texts) if text == said_of_figure(c, 'fig-cap')] == []
@@ -77,11 +83,10 @@ def test_prose_is_no_code(nb):
     code = re.compile(r'^(assert |test_\w+\(|from \S+ import |import \w+$|def \w+\()', re.M)
     assert [text for text in prose if code.search(text)] == []
 
-@pytest.mark.parametrize('path', [p for p in ALL if p.stem[0].isdigit()], ids=lambda p: p.stem)
-def test_a_chapter_has_one_leading_picture(path):
-    leads = [c for c in code_cells(nbformat.read(path, as_version=4)) if '#| lead: true\n' in c.source]
-    assert len(leads) == 1 and any('image' in kind or kind == 'text/html' for o in leads[0].outputs
-                                   for kind in o.get('data', {}))
+@each_numbered
+def test_a_chapter_has_one_leading_picture(nb):
+    leads = [c for c in code_cells(nb) if LEAD in c.source]
+    assert len(leads) == 1 and shows(leads[0], PICTURES | {'text/html'})
 
 def anchors(path) -> set:
     "What pandoc makes of the headings of a notebook."

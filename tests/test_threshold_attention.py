@@ -7,10 +7,11 @@ from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine
-from shakespeare_ffn.cosine_sims import count_one
+from shakespeare_ffn.cosine_sims import count_one, error_bound
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import counts_main, explain, run_counts
+from shakespeare_ffn.nearest_strings import nearest_keys
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
 from shakespeare_ffn.text_analysis import next_counts
 
@@ -47,6 +48,46 @@ def test_equals_the_loop(problem):
     for a, b in zip(found, expected): assert torch.equal(a, b)
     counts, n_matches = threshold_attention(queries, keys, values, thresholds[:, 0], exclude)
     assert torch.equal(counts, expected[0][:, 0]) and torch.equal(n_matches, expected[1][:, 0])
+
+@settings(max_examples=150, deadline=None)
+@given(problem=problems(), k=st.integers(1, 25), arithmetic=st.sampled_from(['float32', 'bfloat16']),
+       dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
+    "sorted, ties by row; whatever is fast here, and whatever the caller's default type"
+    (queries, *_), (keys, *_), _, _, exclude = problem
+    cosines = cosine(queries[:, None], keys)
+    if exclude is not None:
+        left_out = torch.arange(len(keys)) == torch.tensor(exclude)[:, None]
+        cosines = cosines.masked_fill(left_out, -2)
+        if len(keys) == 1 and left_out.any():
+            with pytest.raises(ValueError, match='at least 1'): nearest_keys(queries, keys, k, exclude)
+            return
+    with mock.patch.dict(os.environ, SHAKESPEARE_FFN_ARITHMETIC=arithmetic):
+        torch.set_default_dtype(dtype)
+        try: found = nearest_keys(queries, keys, k, exclude)
+        finally: torch.set_default_dtype(torch.float32)
+    expected = cosines.sort(dim=1, descending=True, stable=True)
+    n = found.rows.shape[1]
+    assert n == min(k, len(keys) - (exclude is not None and max(exclude) >= 0))
+    assert torch.equal(found.rows.sort(1).values, expected.indices[:, :n].sort(1).values)
+    off = (found.cosines - cosines.gather(1, found.rows)).abs().max()
+    assert found.cosines.dtype == torch.float32 and off <= error_bound(keys.shape[1])
+
+@pytest.mark.parametrize('arithmetic', ['float32', 'bfloat16'])
+def test_nearest_keys_pass_the_sieve(arithmetic, monkeypatch):
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', arithmetic)
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.linspace(3, .1, 384) # so that few directions hold most
+    keys = torch.randn(3000, 384, generator=generator)*spread
+    keys[:1000] = keys[0].clone()
+    queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
+    cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
+    first_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves: sieves[:1]) # timing decides else
+    with mock.patch.object(cosine_sims, '_cheapest', first_sieve):
+        found = nearest_keys(queries, keys, 100)
+    expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
+    assert torch.equal(found.rows.sort(1).values, expected.sort(1).values)
+    assert first_sieve.called
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), large=st.booleans())

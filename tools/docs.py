@@ -22,14 +22,11 @@ ARTICLE = {'date': 'last-modified', 'citation': True,
            'grid': {'body-width': '720px', 'margin-width': '300px'},
            'include-in-header': {'text': '<meta name="page-kind" content="article">'}}
 
-def code_lines(source: str) -> list:
-    "Lines of code, without directives and comments."
-    return [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
-
 def summary(source: str) -> str: # '' for a cell that stays open, or has said it
     "What a folded cell says of itself."
     if 'echo: false' in source: return ''
-    if all(re.match(r'(from|import) |[\s)]', line) for line in code_lines(source)): return 'Imports'
+    code = [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
+    if code and all(re.match(r'(from|import) |[\s)]', line) for line in code): return 'Imports'
     if 'code-summary' in source: return ''
     return 'The test' if TEST.search(source) else ''
 
@@ -60,7 +57,7 @@ def merged(cells: list) -> list:
 
 def lead(cells: list) -> list: # none or one
     "A copy of the cell that a chapter leads with: its figure alone, without label, that is without a number."
-    copies = [copy.deepcopy(cell) for cell in cells if cell.source.startswith('#|') and LEAD in cell.source]
+    copies = [copy.deepcopy(cell) for cell in cells if LEAD in cell.source]
     for cell in copies:
         said = [line for line in cell.source.splitlines() if re.match(r'#\| fig-(cap|alt):', line)]
         cell.source, cell.id = '\n'.join(['#| echo: false', *said, '']), f'{cell.id}-lead'
