@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST_PREVIEW', 'LONGEST_PAUSE', 'SAVE_EVERY', 'plain_keys', 'TrieForward', 'alphabetical_ids', 'by_endings',
-           'identity', 'index_path', 'BadIndex', 'KeyIndex', 'human', 'say', 'scattered', 'chunks_done', 'reclaim',
-           'check_room', 'RowFile', 'take_room', 'next_preview', 'build', 'identities', 'corpus_index']
+           'identity', 'part_of', 'index_path', 'BadIndex', 'KeyIndex', 'human', 'say', 'scattered', 'chunks_done',
+           'reclaim', 'check_room', 'RowFile', 'take_room', 'next_preview', 'build', 'identities', 'corpus_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
 import copy, errno, hashlib, json, math, os, shutil, sys, time
@@ -22,16 +22,17 @@ from tqdm.std import tqdm
 
 from .core import UserError, cache_dir, fast_arithmetic, scale, true_float32, write_atomically
 from .data import Corpus, prompt_ids
-from .hooks import capture
+from .hooks import ACTIVATIONS, capture
 from .model import Transformer, check_plain, evaluating, plain_state, snapshot
 
 # %% ../nbs/04_corpus_keys.ipynb #c006
 @torch.no_grad()
 def plain_keys(model: Transformer,
                tokens,         # (n, length) token ids
+               part='ffwd',    # which activation of each block
               ) -> torch.Tensor: # (n_layer, n, n_embed)
-    "Feed-forward outputs of every block at the last position, each string on its own."
-    names = [f'blocks.{b}.ffwd' for b in range(len(model.blocks))]
+    "Feed-forward outputs, or another activation, of every block at the last position, each string on its own."
+    names = [f'blocks.{b}.{part}' for b in range(len(model.blocks))]
     outputs = capture(model, torch.as_tensor(tokens).long(), *names)
     return torch.stack([outputs[name][:, -1] for name in names])
 
@@ -127,11 +128,26 @@ def _attend_at_leaves(sa, x, path): # x: (n_nodes, n_embed) → (n, n_embed)
 class TrieForward:
     "The model's forward pass over sorted strings, one computation a distinct prefix."
     def __init__(self, model: Transformer,
-                 arithmetic='float32'): # of the matrix products: 'float32' or 'bfloat16'
-        self.model, self.dtype = model, getattr(torch, arithmetic)
+                 arithmetic='float32', # of the matrix products: 'float32' or 'bfloat16'
+                 part='ffwd'):         # which activation of each block is asked for
+        self.model, self.dtype, self.part = model, getattr(torch, arithmetic), part
         self.blocks = copy.deepcopy(model.blocks).to(self.dtype).eval()
         # strings at a time that suit a processor's cache, or keep an accelerator busy
         self.chunk = 512 if model.lm_head.weight.is_cpu else 32_768
+
+# %% ../nbs/04_corpus_keys.ipynb #h19a
+@patch
+def _add_block(self: TrieForward, b: int, x, sa, keep): # x, sa: (n, n_embed), the former is changed
+    "What block `b` adds to the residual stream; `keep` is told the name and the rows of each activation."
+    keep('input', x)
+    keep('sa', sa)
+    x.add_(sa)
+    ffwd = self.blocks[b].ffwd
+    hidden = F.relu(ffwd.fc(self.model.blocks[b].ln2(x).to(self.dtype)))
+    keep('hidden', hidden)
+    added = ffwd.out(hidden)
+    keep('ffwd', added)
+    keep('output', x.add_(added))
 
 # %% ../nbs/04_corpus_keys.ipynb #k414
 @patch
@@ -139,22 +155,22 @@ class TrieForward:
 def __call__(self: TrieForward,
              tokens,         # (n, length), sorted; if they are not, the result is the same and less is shared
             ) -> torch.Tensor: # (n_layer, n, n_embed)
-    "Feed-forward outputs of every block at the last position."
+    "The activation of every block at the last position."
     tree = _prefix_tree(torch.as_tensor(tokens).long().to(self.model.lm_head.weight.device))
     groups, leaves = _groups(tree, self.dtype), tree.path[:, -1]
-    outputs = []
+    found, last = [], len(self.blocks) - 1
+    def keep(name, rows):
+        if name == self.part: found.append(rows[leaves])
     with true_float32():
         x = self.model.token_embedding(tree.tokens) + self.model.position_embedding(tree.depth)
-        for exact, block in zip(self.model.blocks[:-1], self.blocks[:-1]):
-            x.add_(_attend(block.sa, exact.ln1(x).to(self.dtype), groups))
-            ffwd = block.ffwd(exact.ln2(x).to(self.dtype))
-            outputs.append(ffwd[leaves])
-            x.add_(ffwd)
+        for b, block in enumerate(self.blocks):
+            normed = self.model.blocks[b].ln1(x).to(self.dtype)
+            if b < last: self._add_block(b, x, _attend(block.sa, normed, groups), keep)
         # the last block, for whole strings alone
-        exact, block = self.model.blocks[-1], self.blocks[-1]
-        x = x[leaves].add_(_attend_at_leaves(block.sa, exact.ln1(x).to(self.dtype), tree.path))
-        outputs.append(block.ffwd(exact.ln2(x).to(self.dtype)))
-    return torch.stack(outputs)
+        x, sa = x[leaves], _attend_at_leaves(block.sa, normed, tree.path)
+        leaves = torch.arange(len(x), device=x.device)
+        self._add_block(last, x, sa, keep)
+    return torch.stack(found)
 
 # %% ../nbs/04_corpus_keys.ipynb #c032
 _N_SMOKE = 20_000 # strings at smoke scale, before the prompts
@@ -174,17 +190,24 @@ def by_endings(tokens: np.ndarray, # (n, length)
     return np.lexsort(tokens.T)
 
 # %% ../nbs/04_corpus_keys.ipynb #c037
-def identity(corpus: Corpus, model: Transformer, length: int, arithmetic: str, n_keys: int) -> dict:
+def identity(corpus: Corpus, model: Transformer, length: int, arithmetic: str, n_keys: int, part='ffwd') -> dict:
     "All that the content of an index depends on: of the model, its weights as they are now."
-    return dict(format=2, corpus_sha256=corpus.sha256, weights_sha256=model.hash, length=length,
-                scale=scale(), arithmetic=arithmetic, shape=[len(model.blocks), n_keys, model.config.n_embed])
+    width = model.config.n_embed * (4 if part == 'hidden' else 1)
+    other = {} if part == 'ffwd' else dict(part=part)
+    return dict(format=2, corpus_sha256=corpus.sha256, weights_sha256=model.hash, length=length, scale=scale(),
+                arithmetic=arithmetic, shape=[len(model.blocks), n_keys, width], **other)
 
 # %% ../nbs/04_corpus_keys.ipynb #k485
+def part_of(identity: dict) -> str:
+    "Which activation of each block an index holds."
+    return identity.get('part', 'ffwd')
+
 def index_path(identity: dict) -> Path: # in the cache folder
     "The folder of an index."
-    i = identity
+    i, part = identity, part_of(identity)
     made_from = f"weights{i['weights_sha256'][:12]}-corpus{i['corpus_sha256'][:12]}"
-    return cache_dir()/'keys'/f"{i['scale']}-length{i['length']}-{i['arithmetic']}-{made_from}"
+    of = '' if part == 'ffwd' else f'{part}-'
+    return cache_dir()/'keys'/f"{i['scale']}-{of}length{i['length']}-{i['arithmetic']}-{made_from}"
 
 # %% ../nbs/04_corpus_keys.ipynb #c040
 class BadIndex(Exception):
@@ -267,7 +290,7 @@ def verify(self: KeyIndex):
 def compute(self: KeyIndex, tokens) -> torch.Tensor: # (n, length) → (n_layer, n, n_embed)
     "Keys of any strings of this length, by the arithmetic of the index and rounded like its rows."
     check_plain(self.model)
-    forward = TrieForward(evaluating(self.model), self.identity['arithmetic'])
+    forward = TrieForward(evaluating(self.model), self.identity['arithmetic'], part_of(self.identity))
     with plain_state(): return forward(tokens).bfloat16().cpu()
 
 # %% ../nbs/04_corpus_keys.ipynb #k467
@@ -433,7 +456,8 @@ def _announce(forward, tokens, n_bytes, path, quiet):
     forward(middle)
     minutes = (time.perf_counter()-start)*len(tokens)/len(middle)/60
     duration = f'{minutes:.0f} minutes' if minutes >= 1.5 else f'{max(60*minutes, 1):.0f} seconds'
-    say(f'Building the index of {len(tokens):,} strings of length {tokens.shape[1]}: '
+    what = '' if forward.part == 'ffwd' else f' by {forward.part}'
+    say(f'Building the index of {len(tokens):,} strings of length {tokens.shape[1]}{what}: '
         f'{human(n_bytes)} in {path.parent}, about {duration}.')
 
 # %% ../nbs/04_corpus_keys.ipynb #c063
@@ -441,7 +465,7 @@ class _Build:
     "An index on its way. What a dead build left is taken up."
     def __init__(self, path: Path, identity: dict, strings, model: Transformer, chunk=None, done=0):
         self.identity, self.partial = identity, _beside(path, '.partial')
-        self.forward = TrieForward(model, identity['arithmetic'])
+        self.forward = TrieForward(model, identity['arithmetic'], part_of(identity))
         self.ids = alphabetical_ids(strings, identity['scale'])
         self.tokens = strings.tokens(self.ids)
         self.place = by_endings(self.tokens).argsort() # the row of each string
@@ -579,12 +603,14 @@ def _remove_damaged(path: Path, identity: dict, why, quiet=False):
     shutil.rmtree(path)
 
 # %% ../nbs/04_corpus_keys.ipynb #c068
-def identities(corpus: Corpus, model: Transformer, length: int, arithmetic=None) -> list:
+def identities(corpus: Corpus, model: Transformer, length: int, arithmetic=None, part='ffwd') -> list:
     "The index to build, and those that will do as well."
+    if part not in ACTIVATIONS:
+        raise UserError(f'no activation of a block is called {part!r}; there are {", ".join(ACTIVATIONS)}')
     named = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')
     first = arithmetic or fast_arithmetic(model.lm_head.weight.device)
     n_keys = len(alphabetical_ids(corpus.substrings(length), scale()))
-    wanted = identity(corpus, model, length, first, n_keys)
+    wanted = identity(corpus, model, length, first, n_keys, part)
     other = 'bfloat16' if first == 'float32' else 'float32'
     return [wanted] if named else [wanted, wanted | dict(arithmetic=other)]
 
@@ -613,10 +639,11 @@ def corpus_index(corpus: Corpus, model: Transformer,
                  arithmetic=None, # 'float32' or 'bfloat16'; default: which is there, else what is fast here
                  quiet=False,     # no message, no progress bar
                  watch=None,      # called while an index is built: first with nothing, then with what is done
+                 part='ffwd',     # which activation of each block; one of `ACTIVATIONS`
                 ) -> KeyIndex:
     "The index of a corpus and a model at this scale: opened if it is there and sound, built (again) if not."
     strings, model = corpus.substrings(length), snapshot(model)
-    wanted = identities(corpus, model, length, arithmetic)
+    wanted = identities(corpus, model, length, arithmetic, part)
     path = index_path(wanted[0])
     def waiting(): watch and watch(0, (), None)
     with _disk_faults(path):

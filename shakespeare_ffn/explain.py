@@ -593,6 +593,7 @@ def counts_main(argv=None):
 # %% ../nbs/08_explain.ipynb #h4d
 _NAME_PARTS = dict(scale=r'\b(full|smoke)\b',
                    length=r'\blength(\d+)',
+                   activation=r'-(input|sa|hidden|output)-length',
                    arithmetic=r'\b(float32|bfloat16)\b',
                    recipe=r'^(\w+)-seed',
                    seed=r'\bseed(\d+)',
