@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FIRST_PREVIEW', 'LONGEST_PAUSE', 'SAVE_EVERY', 'plain_keys', 'TrieForward', 'alphabetical_ids', 'by_endings',
            'identity', 'part_of', 'index_path', 'BadIndex', 'KeyIndex', 'human', 'say', 'scattered', 'chunks_done',
-           'reclaim', 'check_room', 'RowFile', 'take_room', 'next_preview', 'build', 'identities', 'corpus_index']
+           'reclaim', 'check_room', 'RowFile', 'take_room', 'next_preview', 'next_note', 'build', 'identities',
+           'corpus_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
 import copy, errno, hashlib, json, math, os, shutil, sys, time
@@ -536,21 +537,28 @@ def _progress_bar(n: int, n_done: int, quiet: bool):
     return tqdm(total=n, initial=n_done, unit=' strings', unit_scale=True, mininterval=seconds, disable=quiet)
 
 # %% ../nbs/04_corpus_keys.ipynb #h31
-SAVE_EVERY = 32 # chunks between two notes of the progress
+SAVE_EVERY = 32 # chunks between two notes of the progress, at least
+
+def next_note(begun, ended) -> float: # all in seconds since the build began
+    "When to note the progress after a note that took from `begun` to `ended`."
+    return ended + 20*(ended-begun)
 
 @patch
 def compute(self: _Build, quiet=False, watch=None):
     "Compute the chunks that are left; call `watch(share, new rows, compute_keys)` now and then."
     n, n_done, start = len(self.ids), self.n_strings(), time.monotonic()
-    preview = 0 if n_done else FIRST_PREVIEW # seconds; at once if a dead build has left something
+    def seconds(): return time.monotonic() - start
+    note, preview = 0, 0 if n_done else FIRST_PREVIEW # seconds; at once if a dead build has left something
     with _progress_bar(n, n_done, quiet) as bar:
         for i in range(self.done, len(self.order)):
             bar.update(self.compute_chunk(i))
-            if self.done % SAVE_EVERY == 0: self.note_progress()
-            seconds = time.monotonic() - start
-            if watch and self.done < len(self.order) and seconds >= preview:
+            now = seconds()
+            if self.done % SAVE_EVERY == 0 and now >= note:
+                self.note_progress()
+                note = next_note(now, seconds())
+            if watch and self.done < len(self.order) and now >= preview:
                 watch(self.n_strings()/n, self.new_rows(), self.compute_keys)
-                preview = next_preview(seconds, time.monotonic()-start)
+                preview = next_preview(now, seconds())
 
 # %% ../nbs/04_corpus_keys.ipynb #h53
 def build(path: Path, identity: dict, strings, model: Transformer, quiet=False, watch=None):

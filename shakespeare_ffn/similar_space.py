@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['mix', 'unigram_distribution', 'mean_distance', 'Approximation', 'article_approximation', 'approximation_file',
-           'tuned_approximation', 'counts_file', 'prompt_counts', 'block_distances', 'curve_grid', 'fit_weights',
-           'from_grid', 'Fit', 'fit', 'grid_around', 'calibrate', 'ValueSet', 'Crosswise', 'likeliest', 'agreement']
+           'tuned_approximation', 'counts_file', 'prompt_counts', 'Evidence', 'block_distances', 'curve_grid',
+           'fit_weights', 'from_grid', 'Fit', 'fit', 'grid_around', 'calibrate', 'ValueSet', 'Crosswise', 'likeliest',
+           'agreement']
 
 # %% ../nbs/07_similar_space.ipynb #c003
 import json, time
@@ -15,11 +16,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import Values, best_device, block_counts, check_thresholds
-from .cosine_sims import threshold_attention
+from .cosine_sims import SparseCounts, Values, best_device, block_counts, check_thresholds
+from .cosine_sims import similar, threshold_attention
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
 from .data import Corpus, prompt_ids
@@ -169,6 +171,42 @@ def prompt_counts(corpus: Corpus,
     counts, n_matches = laid_out('counts'), laid_out('n_matches')
     several = float64(thresholds).dim() == 2
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
+
+# %% ../nbs/07_similar_space.ipynb #e002
+class Evidence(NamedTuple):
+    "The strings that a block finds similar to a prompt, the nearest first."
+    block: int
+    rule: str              # how they were found
+    rows: torch.Tensor     # (n,) of the index
+    cosines: torch.Tensor  # (n,)
+    weights: torch.Tensor  # (n,) what the counts of each are multiplied by
+
+    def sums(self, values: SparseCounts) -> torch.Tensor: # (n_keys, vocab_size) → (vocab_size,)
+        "What follows the strings, weighed."
+        at, column, count = values.expand(self.rows)
+        return self.weights.new_zeros(values.width).index_add_(0, column, count*self.weights[at])
+
+# %% ../nbs/07_similar_space.ipynb #e003
+@patch
+def evidence(self: Approximation,
+             query: torch.Tensor, # (n_layer, n_embed)
+             keys: torch.Tensor,  # (n_layer, n_keys, n_embed)
+             exclude=-1,          # a key to leave out
+             device='cpu') -> list: # of Evidence, one a block
+    "What each block finds above its threshold."
+    def of(block, threshold):
+        rows, cosines = similar(query[block], keys[block], threshold, exclude, device)
+        return Evidence(block, f'cosine above {threshold:g}', rows, cosines, torch.ones_like(rows))
+    return [of(b, t) for b, t in enumerate(self.thresholds)]
+
+# %% ../nbs/07_similar_space.ipynb #e006
+@patch
+def parts(self: Approximation,
+          counts: torch.Tensor, # (n_layer, n_queries, vocab_size)
+         ) -> tuple: # (n_layer, n_queries, vocab_size) float64, (n_layer, n_queries)
+    "What each block says by itself, and its share in the approximation."
+    loud = float64(self.weights)[:, None] * counts.sum(-1)
+    return normalise(counts), normalise(loud.T).T
 
 # %% ../nbs/07_similar_space.ipynb #c019
 def block_distances(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
