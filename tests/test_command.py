@@ -129,17 +129,34 @@ def test_json(capsys):
     assert list(said) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
                           'model', 'approximation', 'blocks']
     assert (said['prompt'], said['length'], said['scale']) == ('And only l', 10, 'smoke')
-    assert (said['empty'], len(said['blocks'])) == (False, 6)
+    assert (said['empty'], [b['block'] for b in said['blocks']]) == (False, [5, 4])
     for p in said['model'], said['approximation']:
         assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
-    for i, b in enumerate(said['blocks']):
-        assert list(b) == ['block', 'threshold', 'weight', 'n_similar', 'similar', 'counts']
-        assert b['block'] == i and len(b['similar']) == b['n_similar']
-        total = {}
+    for b in said['blocks']:
+        assert list(b) == ['block', 'rule', 'share', 'n_similar', 'similar', 'counts', 'says']
+        assert b['n_similar'] == len(b['similar']) == 1000
+        total, in_all = {}, sum(b['counts'].values())
         for s in b['similar']:
-            assert list(s) == ['string', 'cosine', 'next', 'positions'] and s['cosine'] > b['threshold']
+            assert list(s) == ['string', 'cosine', 'weight', 'next', 'positions']
+            n_next = sum(s['next'].values())
+            for c, n in s['next'].items(): total[c] = total.get(c, 0) + s['weight']*in_all*n/n_next
+        assert total == pytest.approx(b['counts']) # all strings are listed, so they explain the counts
+        cosines = [s['cosine'] for s in b['similar']]
+        assert cosines == sorted(cosines, reverse=True)
+    assert sum(b['share'] for b in said['blocks']) == pytest.approx(1)
+    for c, p in said['approximation'].items():
+        assert p == pytest.approx(sum(b['share']*b['says'].get(c, 0) for b in said['blocks']))
+
+def test_json_by_thresholds(capsys):
+    said = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all', '--thresholds', 'tuned'))
+    assert [b['block'] for b in said['blocks']] == list(range(6))
+    for b in said['blocks']:
+        total, threshold = {}, float(b['rule'].removeprefix('cosine above '))
+        assert b['n_similar'] == len(b['similar'])
+        for s in b['similar']:
+            assert s['cosine'] > threshold
             for c, n in s['next'].items(): total[c] = total.get(c, 0) + n
-        assert total == b['counts'] # all matches are listed, so they explain the counts
+        assert total == b['counts']
 
 def test_positions_are_where_the_string_stands(capsys, corpus):
     said = json.loads(answer(capsys, 'th', '--json', '--top', 'all'))

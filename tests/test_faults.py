@@ -6,7 +6,7 @@ from unittest import mock
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn import core, data, explain, learned_embeddings, similar_space
+from shakespeare_ffn import core, data, explain, learned_embeddings, nearest_strings, similar_space
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop
 from shakespeare_ffn.core import UserError
@@ -153,6 +153,15 @@ def test_damaged_approximations_of_the_package(small, new_cache, tmp_path, monke
     with pytest.raises(UserError, match='damaged|nothing is tuned') as e:
         similar_space.tuned_approximation(small[1])
     assert '\n' not in str(e.value)
+
+LOUD = dict(k=3, votes=[dict(block=0, loud=3)], source='', length=10)
+NO_VOTES = [1], dict(k=3), dict(k=3, votes=[4]), LOUD
+
+@pytest.mark.parametrize('found', [[1], *(dict(nearest=wrong) for wrong in NO_VOTES)])
+def test_votes_of_the_package_of_another_shape(small, new_cache, tmp_path, monkeypatch, found):
+    (tmp_path/'approximations.json').write_text(json.dumps({small[1].hash: found}), encoding='utf-8')
+    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
+    with pytest.raises(UserError, match='damaged'): nearest_strings.nearest_approximation(small[1])
 
 @pytest.mark.parametrize('found',
                          [dict(thresholds=[.9]), dict(thresholds=3, weights=[1], source='', length=10), [1],

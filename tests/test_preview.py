@@ -79,7 +79,7 @@ def test_who_waits_for_another_process_hears_the_model_as_well(new_cache, corpus
 
 @pytest.mark.parametrize('exclude_self', [False, True])
 def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
-    e = explain('to', corpus, model, exclude_self=exclude_self, quiet=True)
+    e = explain('to', corpus, model, tuned_approximation(model), exclude_self=exclude_self, quiet=True)
     index = corpus_index(corpus, model, 2, quiet=True)
     probs = next_char_probs(model, check_prompt('to', model))[0]
     preview = Preview('to', probs, corpus, tuned_approximation(model), exclude_self)

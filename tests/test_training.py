@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
 from shakespeare_ffn.alternate_models import load_distributions
 from shakespeare_ffn.core import UserError
+from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
@@ -100,6 +101,8 @@ def test_what_it_makes_can_be_explained(text, tmp_path, capsys):
 
 def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.explain.calibrate', partial(calibrate, n=50))
+    few = partial(calibrate_nearest, n=50, betas=(10,))
+    monkeypatch.setattr('shakespeare_ffn.explain.calibrate_nearest', few)
     model = tmp_path/'mine.safetensors'
     main(['--text', str(text), '--output', str(model)])
     own = ['--text', str(text), '--model', str(model)]
@@ -109,8 +112,10 @@ def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypat
     calibrate_main(own)
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith('thresholds: ') and said[0].count(',') == 1 and 'tuned on' in said[1]
-    explain(['the ', *own, '--json'])
-    assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
+    assert said[2].startswith('1,000 nearest, block ') and len(said) == 4
+    for rule in [], ['--thresholds', 'tuned']:
+        explain(['the ', *own, '--json', *rule])
+        assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
 
 HISTORIES = """
 import json, os, sys

@@ -1,18 +1,19 @@
-"""Tune thresholds and weights for the weights that the package carries, and write them into the package."""
+"""Tune the approximations for the weights that the package carries, and write them into the package."""
 import json
 from dataclasses import asdict
 from pathlib import Path
 from shakespeare_ffn.core import Parser, command, write_atomically
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-from shakespeare_ffn.similar_space import Approximation, calibrate
+from shakespeare_ffn.nearest_strings import calibrate_nearest
+from shakespeare_ffn.similar_space import calibrate
 
-def ship(argv) -> Approximation:
+def ship(argv) -> dict:
     Parser('calibrate', description=__doc__, allow_abbrev=False).parse_args(argv)
-    model = load_model()
-    found = calibrate(load_corpus(), model)
+    corpus, model = load_corpus(), load_model()
+    found = asdict(calibrate(corpus, model)) | dict(nearest=asdict(calibrate_nearest(corpus, model)))
     shipped = Path(__file__).resolve().parents[1]/'shakespeare_ffn'/'approximations.json'
-    write_atomically(shipped, (json.dumps({model.hash: asdict(found)}, indent=1) + '\n').encode())
+    write_atomically(shipped, (json.dumps({model.hash: found}, indent=1) + '\n').encode())
     return found
 
 if __name__ == '__main__': command('calibrate', ship)
