@@ -40,8 +40,11 @@ RULES = [ # notebook, name of the row: regular expressions, of which the first t
     ('14', 'chance', Within(.003, .02)),
     ('14', '', Within(.01, .03)),
     # a grid's best point, and what is fitted to it
-    ('15', 'chosen', Within(2.01, .09)),
-    ('15', 'weights', Within(.05, 0)),
+    ('07c', 'chosen', Within(2.01, .09)),
+    ('07c', 'weights', Within(.05, 0)),
+    ('19', 'chosen|effective_number', Within(4.01, .5)),
+    # drawn, or put into a run of the model
+    ('1[89]', '', Within(.003, .02)),
 ]
 
 # Recorded only where the embeddings of early stages are in the user's cache, or as many as a GPU learns
