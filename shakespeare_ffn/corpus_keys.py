@@ -32,7 +32,7 @@ def plain_keys(model: Transformer,
                tokens,         # (n, length) token ids
                part='ffwd',    # which activation of each block
               ) -> torch.Tensor: # (n_layer, n, n_embed)
-    "Feed-forward outputs, or another activation, of every block at the last position, each string on its own."
+    "Feed-forward outputs, or other activations, of every block at the last position, string by string."
     names = [f'blocks.{b}.{part}' for b in range(len(model.blocks))]
     outputs = capture(model, torch.as_tensor(tokens).long(), *names)
     return torch.stack([outputs[name][:, -1] for name in names])
@@ -191,12 +191,13 @@ def by_endings(tokens: np.ndarray, # (n, length)
     return np.lexsort(tokens.T)
 
 # %% ../nbs/04_corpus_keys.ipynb #c037
-def identity(corpus: Corpus, model: Transformer, length: int, arithmetic: str, n_keys: int, part='ffwd') -> dict:
+def identity(corpus: Corpus, model: Transformer, length: int, arithmetic: str, n_keys: int,
+             part='ffwd') -> dict: # of each block, one of `ACTIVATIONS`
     "All that the content of an index depends on: of the model, its weights as they are now."
     width = model.config.n_embed * (4 if part == 'hidden' else 1)
     other = {} if part == 'ffwd' else dict(part=part)
-    return dict(format=2, corpus_sha256=corpus.sha256, weights_sha256=model.hash, length=length, scale=scale(),
-                arithmetic=arithmetic, shape=[len(model.blocks), n_keys, width], **other)
+    return dict(format=2, corpus_sha256=corpus.sha256, weights_sha256=model.hash, length=length,
+                scale=scale(), arithmetic=arithmetic, shape=[len(model.blocks), n_keys, width], **other)
 
 # %% ../nbs/04_corpus_keys.ipynb #k485
 def part_of(identity: dict) -> str:

@@ -249,7 +249,7 @@ def _preview(asked: str, model_probs, corpus: Corpus, model: Transformer, approx
 def explain(prompt: str,
             corpus: Corpus = None,     # default: Tiny Shakespeare
             model: Transformer = None, # default: the weights that the package carries
-            approximation=None,        # an `Approximation` or a `NearestApproximation`; default: the latter, tuned
+            approximation=None,        # `Approximation` or `NearestApproximation`; default: the latter, tuned
             length: int = None,        # of its last characters; default: all, at most 10
             top=5,                     # similar strings a block to list; None: all
             exclude_self=False,        # leave the prompt itself out of the similar strings

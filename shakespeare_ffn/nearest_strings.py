@@ -18,8 +18,8 @@ import torch
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, by_scale, cache_dir, float64, keep, keep_tensors, kept, kept_tensors
-from .core import shipped, true_float32
+from .core import UserError, by_scale, cache_dir, float64, keep, keep_tensors, kept
+from .core import kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
 from .cosine_sims import pair_cosines, pairs, unit
@@ -222,19 +222,22 @@ class NearestApproximation:
     def __post_init__(self):
         shares = [vote.share for vote in self.votes]
         if not (isinstance(self.k, int) and self.k >= 1 and sum(shares) > 0):
-            raise UserError(f'k is a whole number from 1 up, and shares are not all 0; got {self.k} and {shares}')
+            raise UserError('k is a whole number from 1 up, and shares are not all 0; '
+                            f'got {self.k} and {shares}')
 
     def check(self, n_layer: int):
         "A `UserError` if a vote is of a block that is not there."
         for vote in self.votes:
-            if vote.block >= n_layer: raise UserError(f'a vote of block {vote.block}; the model has {n_layer}')
+            if vote.block >= n_layer:
+                raise UserError(f'a vote of block {vote.block}; the model has {n_layer}')
         return self
 
 # %% ../nbs/07c_nearest_strings.ipynb #v007
 @patch
 def sums(self: NearestApproximation,
          queries, keys, # as in Vote.nearest
-         values: SparseCounts, exclude=None, progress=False) -> torch.Tensor: # (n_votes, n_queries, vocab_size)
+         values: SparseCounts, exclude=None, progress=False,
+        ) -> torch.Tensor: # (n_votes, n_queries, vocab_size)
     "What follows the nearest strings, weighed, for each vote."
     def of(v): return vote(v.nearest(queries, keys, self.k, exclude, progress), values, v.beta)
     return torch.stack([of(v) for v in self.votes])
@@ -303,6 +306,19 @@ def nearest_file(model: Transformer) -> Path:
     file = approximation_file(model)
     return file.with_name(f'{file.stem}-nearest.kept')
 
+def _try_spaces(index: KeyIndex, ids, k: int, values, probs, betas, progress) -> list: # the best first
+    "Distance, number, vote and what it says, for the vectors of each block, as they are and centred."
+    queries = index.queries([index.strings[i] for i in ids])
+    own, tried = torch.as_tensor(index.row_of[ids]).long(), []
+    spaces = [Vote(b, centred) for b in range(len(index.keys)) for centred in (False, True)]
+    for i, v in enumerate(tqdm(spaces, disable=not progress)):
+        found = v.nearest(queries, index.keys, k, own)
+        distance, best = tuned_vote(v, found, values, probs, betas)
+        says = sharpen(normalise(vote(found, values, best.beta)), best.power)
+        tried.append((distance, i, best, says))
+    return sorted(tried)
+
+# %% ../nbs/07c_nearest_strings.ipynb #v025b
 def calibrate_nearest(corpus: Corpus,
                       model: Transformer,
                       index: KeyIndex = None, # default: that of length 10
@@ -312,23 +328,17 @@ def calibrate_nearest(corpus: Corpus,
     index = index or corpus_index(corpus, model)
     strings, unigram = index.strings, unigram_distribution(corpus)
     ids = prompt_ids(strings, len(strings))[-n:]
-    queries, own = index.queries([strings[i] for i in ids]), torch.as_tensor(index.row_of[ids]).long()
     values = next_counts(strings, len(corpus.tokenizer))[index.ids]
     probs = next_char_probs(model, strings.tokens(ids)).cpu()
-    tried = []
-    for b, centred in tqdm([(b, c) for b in range(len(index.keys)) for c in (False, True)], disable=not progress):
-        found = Vote(b, centred).nearest(queries, index.keys, k, own)
-        distance, best = tuned_vote(Vote(b, centred), found, values, probs, betas)
-        tried.append((distance, len(tried), best, sharpen(normalise(vote(found, values, best.beta)), best.power)))
-    _, _, votes, says = zip(*sorted(tried))
+    _, _, votes, says = zip(*_try_spaces(index, ids, k, values, probs, betas, progress))
     pair = _best_pair(votes, says, probs, unigram)
-    result = NearestApproximation(k, pair, f'tuned on {len(ids):,} strings', strings.length)
-    keep(nearest_file(model), json.dumps(asdict(result)).encode())
-    return result
+    found = NearestApproximation(k, pair, f'tuned on {len(ids):,} strings', strings.length)
+    keep(nearest_file(model), json.dumps(asdict(found)).encode())
+    return found
 
 # %% ../nbs/07c_nearest_strings.ipynb #v017
 def nearest_approximation(model: Transformer) -> NearestApproximation:
-    "The votes tuned for a model: from the package, or from the user's cache, where `calibrate_nearest` keeps them."
+    "The votes tuned for a model: from the package, or from the user's cache, as `calibrate_nearest` keeps them."
     try:
         found = shipped('approximations.json').get(model.hash, {}).get('nearest')
         found = found or json.loads(kept(nearest_file(model)) or 'null')
