@@ -338,7 +338,7 @@ def calibrate_nearest(corpus: Corpus,
 
 # %% ../nbs/07c_nearest_strings.ipynb #v017
 def nearest_approximation(model: Transformer) -> NearestApproximation:
-    "The votes tuned for a model: from the package, or from the user's cache, as `calibrate_nearest` keeps them."
+    "The votes tuned for a model: from the package, or from the user's cache."
     try:
         found = shipped('approximations.json').get(model.hash, {}).get('nearest')
         found = found or json.loads(kept(nearest_file(model)) or 'null')
