@@ -242,7 +242,7 @@ class StageDefaults(NamedTuple):
 def stage_defaults(model: Transformer, block: int) -> StageDefaults:
     "The defaults of a stage, at the scale that is asked for."
     after_all = block == len(model.blocks)
-    if scale() == 'smoke': return StageDefaults(50 if after_all else 100, 4, 20_000)
+    if scale() == 'smoke': return StageDefaults(50 if after_all else 100, 3, 20_000)
     few = block < 4 and accelerator() == 'cpu'
     return StageDefaults(1 if after_all else 30, 20 if few else 100, 50_000)
 
