@@ -23,7 +23,7 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 	@echo 'Running the notebooks …'
 	@SHAKESPEARE_FFN_SCALE=smoke $(BIN)/ffn_explain 'And only l' >/dev/null  # every core at the small index, or they wait for one
 	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # the longest files first
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, the longest files first
 
 types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mypy

@@ -11,11 +11,6 @@ def pytest_configure(config):
     config.addinivalue_line('markers',
                             'posix: needs signals, file modes, a shell or limits as POSIX has them')
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers():
-    "A process more than there are cores: many tests wait for processes, locks and time limits."
-    return (os.cpu_count() or 1) + 1
-
 # Files that take longest come first, or one process would be left with them at the end.
 LONGEST = ['test_training', 'test_index', 'test_threshold_attention', 'test_site', 'test_command',
            'test_text', 'test_faults', 'test_reproduce', 'test_gpu', 'test_state', 'test_gpu_command',
