@@ -91,7 +91,7 @@ def rows(path: Path) -> list:
     "The figures that a notebook's outputs record."
     code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == 'code']
     outputs = [output for cell in code for output in cell.outputs]
-    text = ''.join(output.text for output in outputs if output.output_type == 'stream')
+    text = '\n'.join(output.text for output in outputs if output.output_type == 'stream')
     lines = re.findall(r'^summary: (.*)$', text, re.M)
     return [dict(notebook=path.stem) | json.loads(line) for line in lines]
 
