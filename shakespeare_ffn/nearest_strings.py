@@ -136,9 +136,11 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     return Nearest(rows, cosines)
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025
+@torch.no_grad()
+@torch.autocast('cpu', enabled=False)
 def nearest_to(query: torch.Tensor, # (n_embed,)
                keys: torch.Tensor,  # (n_keys, n_embed)
-               k: int,
+               k: int,              # how many; all, if there are fewer keys
                exclude=-1,          # a key to leave out
                minus=0.,            # (n_embed,) what to take from all vectors
               ) -> tuple: # (k,) int64 rows and float64 cosines, the nearest first, ties by row
@@ -148,7 +150,8 @@ def nearest_to(query: torch.Tensor, # (n_embed,)
         cosines = torch.cat([unit(some.float() - minus) @ unit(query[None])[0] for some in keys.split(2**14)])
     if exclude >= 0: cosines[exclude] = -torch.inf
     k = min(k, len(keys) - (exclude >= 0))
-    least = cosines.topk(k)[0][-1] - 2*error_bound(len(query))
+    # where no key is left, there is no k-th
+    least = cosines.topk(k)[0][-1] - 2*error_bound(len(query)) if k else torch.inf
     rows = find_true(cosines >= least)
     exact = cosine(query, keys[rows].float() - minus)
     best = exact.argsort(descending=True, stable=True)[:k]
@@ -271,7 +274,7 @@ def evidence(self: NearestApproximation,
         minus = mean_key(block) if v.centred else 0.
         rows, cosines = nearest_to(query[v.block].cpu(), block, self.k, exclude, minus)
         rule = 'the nearest, centred' if v.centred else 'the nearest'
-        return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[0])).exp())
+        return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[:1])).exp())
     return [of(v) for v in self.votes]
 
 # %% ../nbs/07c_nearest_strings.ipynb #v013
