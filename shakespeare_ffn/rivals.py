@@ -10,9 +10,9 @@ __all__ = ['suffix_counts', 'discounted', 'absolute_discounting', 'extensions', 
 import numpy as np
 import torch
 
+from .corpus_keys import plain_keys
 from .cosine_sims import SparseCounts
 from .data import Corpus
-from .hooks import capture
 from .model import Transformer
 from .text_analysis import next_counts, normalise
 
@@ -133,12 +133,8 @@ def block_outputs(model: Transformer,
                   batch_size=512,      # strings at a time
                  ) -> torch.Tensor:    # (n_layer, n, n_embed)
     "What each block puts out at the last position."
-    names = [f'blocks.{b}.output' for b in range(len(model.blocks))]
-    device, found = model.lm_head.weight.device, []
-    for some in torch.as_tensor(tokens).long().split(batch_size):
-        outputs = capture(model, some.to(device), *names)
-        found.append(torch.stack([outputs[name][:, -1].cpu() for name in names]))
-    return torch.cat(found, dim=1)
+    batches = torch.as_tensor(tokens).to(model.lm_head.weight.device).split(batch_size)
+    return torch.cat([plain_keys(model, some, 'output').cpu() for some in batches], dim=1)
 
 @torch.no_grad()
 def logit_lens(model: Transformer,
