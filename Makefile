@@ -8,7 +8,7 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test types export hooks reproduce gpu models calibrate readme docs bench clean stale
+.PHONY: help explain test types export hooks reproduce gpu models variants calibrate readme docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -44,6 +44,9 @@ gpu: $(VENV)/dev.ok ## on a machine with a GPU: run the notebooks, the tests and
 
 models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="--seed 88" for one), or go on with it
 	@$(BIN)/python tools/models.py $(ARGS)
+
+variants: $(VENV)/run.ok ## make what the chapters on vectors and on dependence compare: other models, vectors, lengths (ARGS="'another seed'" for one)
+	@$(BIN)/python tools/variants.py $(ARGS)
 
 calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thresholds and weights for them (ffn_calibrate does it for a model of your own)
 	@$(BIN)/python tools/calibrate.py $(ARGS)

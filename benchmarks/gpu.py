@@ -11,6 +11,7 @@ from shakespeare_ffn.cosine_sims import Values, count_fused
 from shakespeare_ffn.core import by_scale, fast_arithmetic, scale
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model, next_char_probs
+from shakespeare_ffn.nearest_strings import nearest_keys
 from shakespeare_ffn.similar_space import tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger, next_counts
 from common import compare, report
@@ -19,6 +20,7 @@ N_PROMPTS, TILE = by_scale(20_000, 200), 65_536
 IMPORTS = 'import shakespeare_ffn.similar_space, triton'
 NO_GPU = 'Not measured: this machine has no GPU. On one that has, `python benchmarks/gpu.py` fills the table.'
 BARE = 'bare bfloat16 product'
+NEAREST, ABOVE = 'the 1,000 nearest, one block', 'counts above a threshold, that block'
 
 def seconds(f) -> tuple: # seconds, what f returns
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -85,16 +87,26 @@ class Everything:
         judged, distance = seconds(lambda: self.evaluate(counts))
         return (made, swept, judged), distance.item(), queries, keys
 
+def one_block(everything, queries, keys, b=4) -> tuple: # seconds: the nearest, above a threshold
+    "The two rules on the same block, the article's prompts left out of their own strings."
+    own = everything.prompt_rows
+    nearest, _ = seconds(lambda: nearest_keys(queries[b], keys[b], 1000, own))
+    tuned = everything.tuned.thresholds[b]
+    above, _ = seconds(lambda: count_fused(queries[b], keys[b], everything.values, tuned, keys.device))
+    return nearest, above
+
 def measure(device) -> tuple: # what → seconds, the mean distance, number of keys
     start, _ = seconds(lambda: subprocess.run([sys.executable, '-c', IMPORTS], check=True))
     everything = Everything(device)
     warm_up, _ = seconds(everything.run) # compiles
     (made, swept, judged), distance, queries, keys = everything.run()
+    one_block(everything, queries, keys)
+    nearest, above = one_block(everything, queries, keys)
     bare(queries, keys)
     product, _ = seconds(lambda: bare(queries, keys))
     times = {'process start and imports': start, 'warm-up, compilation included': warm_up,
              'keys of all strings': made, 'counts': swept, 'evaluation': judged,
-             'keys, counts and evaluation': made+swept+judged, BARE: product}
+             'keys, counts and evaluation': made+swept+judged, BARE: product, NEAREST: nearest, ABOVE: above}
     return times, distance, keys.shape[1]
 
 def main():
@@ -104,6 +116,8 @@ def main():
         kind = torch.cuda.get_device_name()
         compare('threshold attention on a GPU', 'bare matrix product', times['counts'], times[BARE],
                 kind=kind, prompts=N_PROMPTS, keys=n_keys, dimensions=384, blocks=6, arithmetic='bfloat16')
+        compare('the nearest on a GPU', 'a threshold', times[NEAREST], times[ABOVE], kind=kind,
+                prompts=N_PROMPTS, keys=n_keys, k=1000)
         note = (f'Counts are made at {times[BARE]/times["counts"]:.0%} of the rate of the bare product. '
                 f'Mean Hellinger distance {distance:.4f}.')
     rows = [(name, f'{t:.2f}') for name, t in times.items()]

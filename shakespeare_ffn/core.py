@@ -387,23 +387,31 @@ def took() -> str: # such as '63 seconds on AMD EPYC, 2 cores'
     return f'{time.perf_counter()-STARTED:.0f} seconds on {machine()}'
 
 # %% ../nbs/00_core.ipynb #n_ar4
-def _product_seconds(dtype, device) -> float: # infinite where the device lacks it
-    "What a product of 256 × 384 by 384 × 512 numbers takes."
-    try: a, b = (torch.ones(size, device=device).to(dtype) for size in ((256, 384), (384, 512)))
+def _product_seconds(dtype, device, n=256) -> float: # infinite where the device lacks it
+    "What a product of n × 384 by 384 × 512 numbers takes."
+    try: a, b = (torch.ones(size, device=device).to(dtype) for size in ((n, 384), (384, 512)))
     except (TypeError, RuntimeError): return math.inf
     with true_float32():
         start = time.perf_counter()
         (a @ b)[0, 0].item() # waits for a GPU
     return time.perf_counter() - start
 
+def _long_enough(device) -> int: # rows
+    "How many rows a float32 product needs to take three thousandths of a second, within bounds."
+    n = 256
+    def seconds(): return min(_product_seconds(torch.float32, device, n) for _ in range(3))
+    while n < 2**18 and seconds() < .003: n *= 2
+    return n
+
 def product_rates(device='cpu') -> dict: # 'float32', 'bfloat16' → GFLOP a second
     "Rates of matrix products in both arithmetics: the best of a few, taken in turn."
-    best = dict(float32=math.inf, bfloat16=math.inf)
-    for _ in range(5):
+    n, best = _long_enough(device), dict(float32=math.inf, bfloat16=math.inf)
+    for i in range(5):
         for name in best:
-            hopeless = math.inf > best[name] > 8*min(best.values())
-            if not hopeless: best[name] = min(best[name], _product_seconds(getattr(torch, name), device))
-    return {name: 2e-9*256*384*512/seconds for name, seconds in best.items()}
+            # the first one on a GPU loads what it needs
+            hopeless = i > 1 and best[name] > 8*min(best.values())
+            if not hopeless: best[name] = min(best[name], _product_seconds(getattr(torch, name), device, n))
+    return {name: 2e-9*n*384*512/seconds for name, seconds in best.items()}
 
 # %% ../nbs/00_core.ipynb #n_ar6
 PAYS = 1.5 # bfloat16 is worth its coarser numbers from so many times float32's rate on

@@ -25,8 +25,8 @@ from filelock import FileLock, Timeout
 # %% ../nbs/08_explain.ipynb #im2
 from .corpus_keys import KeyIndex, corpus_index, human, say
 from .cosine_sims import shared_threshold_attention, similar, threshold_attention
-from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, by_scale, cache_dir
-from .core import command, device, quoted, scale, show_char, show_text
+from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerator
+from .core import by_scale, cache_dir, command, device, quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
@@ -525,7 +525,7 @@ def calibrate_parser() -> Parser:
 def run_calibrate(argv) -> str:
     "Tune; returns what was found, in four lines."
     args = calibrate_parser().parse_args(argv)
-    corpus, model = load_corpus(args.text), load_model(args.model)
+    corpus, model = load_corpus(args.text), load_model(args.model, accelerator())
     _check_match(corpus, model)
     by_thresholds, nearest = calibrate(corpus, model), calibrate_nearest(corpus, model)
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)

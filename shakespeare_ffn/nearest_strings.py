@@ -4,25 +4,29 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'BETAS', 'POWERS', 'likely_threshold', 'Pairs', 'pairs_above', 'kth_cosines', 'Nearest', 'nearest_keys',
-           'nearest_to', 'vote', 'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'tuned_vote', 'nearest_file',
-           'calibrate_nearest', 'nearest_approximation', 'neighbours_file', 'prompt_neighbours']
+           'shared_nearest_keys', 'nearest_to', 'vote', 'sharpen', 'Vote', 'mean_key', 'NearestApproximation',
+           'tuned_vote', 'nearest_file', 'calibrate_nearest', 'nearest_approximation', 'neighbours_file',
+           'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
 from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, by_scale, cache_dir, float64, keep, keep_tensors, kept
-from .core import kept_tensors, shipped, true_float32
+from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
+from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
-from .cosine_sims import pair_cosines, pairs, unit
+from .cosine_sims import pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
 from .model import Transformer, next_char_probs
 from .similar_space import Evidence, approximation_file, fit_weights, mean_distance
@@ -89,27 +93,47 @@ def _decided(found: Pairs, kth, queries, keys, k: int) -> torch.Tensor: # (n,) b
     room = k - found.q[chosen].bincount(minlength=len(kth)) # for doubtful ones of each query
     q, rows = found.q[doubtful].long(), found.k[doubtful].long()
     exact = pair_cosines(queries, keys, q, rows)
+    q, rows, exact, room = (x.cpu() for x in (q, rows, exact, room)) # few
     order = torch.from_numpy(np.lexsort((rows, -exact, q))) # query by query, the nearest first, ties by row
     first = torch.searchsorted(q, torch.arange(len(kth)))
     rank = torch.arange(len(q)) - first[q[order]]
-    chosen[doubtful[order[rank < room[q[order]]]]] = True
+    chosen[doubtful[order[rank < room[q[order]]].to(doubtful.device)]] = True
     return chosen
+
+def _chosen(found: Pairs, kth, queries, keys, k: int) -> Nearest:
+    "The `k` nearest of each query."
+    chosen = _decided(found, kth, queries, keys, k)
+    cosines, order = found.cosines[chosen].view(-1, k).sort(dim=1, descending=True, stable=True)
+    return Nearest(found.k[chosen].view(-1, k).gather(1, order).long().cpu(), cosines.cpu())
 
 # %% ../nbs/07c_nearest_strings.ipynb #c020
 def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: # (n_queries,) bool, Nearest
     "The nearest, as far as guessed thresholds let them through, and for which queries they did."
     slack = 4*error_bound(keys.shape[1])
     thresholds = likely_threshold(queries, keys, k+1, every) - slack
-    with tqdm(total=len(keys), unit='keys', unit_scale=True, disable=not progress) as bar:
-        found = pairs_above(queries, keys, thresholds, exclude, bar.update)
+    with tqdm(total=len(keys), unit='keys', unit_scale=True, disable=progress is not True) as bar:
+        step = progress if callable(progress) else bar.update
+        found = pairs_above(queries, keys, thresholds, exclude, step)
     kth = kth_cosines(found, len(queries), k)
     # what did not pass is farther than the k-th, if that is above the guess
     done = kth >= thresholds + slack if every > 1 else kth > -torch.inf
     mine, number = done[found.q], done.long().cumsum(0) - 1
     found = Pairs(number[found.q[mine]], found.k[mine], found.cosines[mine])
-    chosen = _decided(found, kth[done], queries[done], keys, k)
-    cosines, order = found.cosines[chosen].view(-1, k).sort(dim=1, descending=True, stable=True)
-    return done, Nearest(found.k[chosen].view(-1, k).gather(1, order).long(), cosines)
+    return done, _chosen(found, kth[done], queries[done], keys, k)
+
+# %% ../nbs/07c_nearest_strings.ipynb #g021
+def _nearest_at_once(queries, keys, k: int, exclude, n=2**30) -> Nearest: # n: cosines at a time
+    "The same on an accelerator, of all cosines of some queries."
+    sample, some = unit(keys), max(1, n//len(keys)) # queries
+    found, kth = [], []
+    for i, (q, out) in enumerate(zip(unit(queries).split(some), exclude.to(keys.device).split(some))):
+        with true_float32(): cosines = q @ sample.T
+        leaves_out = (out >= 0).nonzero().squeeze(1)
+        cosines[leaves_out, out[leaves_out]] = -torch.inf
+        kth.append(cosines.topk(k, sorted=False)[0].amin(1))
+        near = (cosines >= kth[-1][:, None] - 2*error_bound(keys.shape[1])).nonzero()
+        found.append((near[:, 0].int() + i*some, near[:, 1].int(), cosines[near[:, 0], near[:, 1]]))
+    return _chosen(Pairs(*map(torch.cat, zip(*found))), torch.cat(kth), queries, keys, k)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c019
 @torch.no_grad()
@@ -118,13 +142,14 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
                  keys: torch.Tensor,    # (n_keys, n_embed)
                  k: int,                # how many; all, if there are fewer keys
                  exclude=None,          # (n_queries,) a key that each query must not have, or -1
-                 progress=False,        # show a bar
-                ) -> Nearest:
+                 progress=False,        # show a bar; or a function that is told how many keys are done
+                ) -> Nearest:           # on the processor, wherever queries and keys are
     "The `k` keys of the largest cosine with each query, decided in float64, ties by row."
     exclude = torch.full((len(queries),), -1) if exclude is None else torch.as_tensor(exclude)
     n_keys = len(keys) - int((exclude >= 0).any())
     if k < 1 or n_keys < 1: raise ValueError(f'{k} nearest of {n_keys} keys: both must be at least 1')
     k = min(k, n_keys)
+    if not keys.is_cpu: return _nearest_at_once(queries, keys, k, exclude)
     rows = torch.empty(len(queries), k, dtype=torch.long)
     cosines = torch.empty(len(queries), k, dtype=torch.float32)
     todo = torch.arange(len(queries))
@@ -134,6 +159,33 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
         rows[todo[done]], cosines[todo[done]] = found
         todo = todo[~done]
     return Nearest(rows, cosines)
+
+# %% ../nbs/07c_nearest_strings.ipynb #s025
+def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_queries, k) rows and float64 cosines
+    "The nearest of some keys; where there are fewer than k, the rest has a cosine of minus infinity."
+    if len(keys) > k: rows = nearest_keys(queries, keys, k, exclude, progress).rows.sort(dim=1)[0]
+    else: rows = torch.arange(len(keys)).expand(len(queries), -1)
+    q = torch.arange(len(queries)).repeat_interleave(rows.shape[1])
+    cosines = pair_cosines(queries, keys, q, rows.flatten()).view(rows.shape)
+    cosines = cosines.masked_fill(rows == exclude[:, None], -torch.inf)
+    missing = 0, k - rows.shape[1]
+    return F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf)
+
+def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
+    "`nearest_keys`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
+    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    world, rank = dist.get_world_size(), dist.get_rank()
+    begin, end = (len(keys)*r//world for r in (rank, rank+1))
+    exclude = torch.full((len(queries),), -1) if exclude is None else torch.as_tensor(exclude)
+    k = min(k, len(keys) - int((exclude >= 0).any()))
+    with watched(group) as check:
+        mine = exclude.where((exclude >= begin) & (exclude < end), begin-1) - begin
+        rows, cosines = _share_nearest(queries, keys[begin:end], k, mine, check)
+    shares = [[torch.empty_like(x) for _ in range(world)] for x in (rows, cosines)]
+    for every, own in zip(shares, (rows + begin, cosines)): dist.all_gather(every, own, group=group)
+    rows, cosines = (torch.cat(every, dim=1) for every in shares) # by rows, so that ties go by row
+    cosines, order = cosines.sort(dim=1, descending=True, stable=True)
+    return Nearest(rows.gather(1, order[:, :k]), cosines[:, :k].float())
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025
 @torch.no_grad()
@@ -206,10 +258,12 @@ def nearest(self: Vote,
             queries: torch.Tensor, # (n_layer, n_queries, n_embed)
             keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
             k: int, exclude=None, progress=False) -> Nearest: # as in nearest_keys
-    "The nearest keys among the block's vectors."
+    "The nearest keys among the block's vectors, found on a GPU where there is one."
     queries, keys = queries[self.block], keys[self.block]
+    mean = mean_key(keys) if self.centred else None
+    queries, keys = queries.to(accelerator()), keys.to(accelerator())
     if self.centred:
-        mean = mean_key(keys)
+        mean = mean.to(keys.device)
         queries, keys = queries.float() - mean, keys.float() - mean
     return nearest_keys(queries, keys, k, exclude, progress)
 

@@ -723,6 +723,9 @@ def parser() -> Parser:
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N',
                    help="how many (default: the recipe's); the schedule is stretched to it")
+    p.add_argument('--layers', type=int, metavar='N', help="how many blocks (default: the article's 6)")
+    p.add_argument('--width', type=int, metavar='N',
+                   help="of a vector, a multiple of 64, which is a head's (default: the article's 384)")
     p.add_argument('--stop-at', type=_loss_number, metavar='LOSS',
                    help='stop at the first evaluation that finds the training loss so low')
     p.add_argument('--device', type=device, default=accelerator(),
@@ -734,16 +737,23 @@ def parser() -> Parser:
     return p
 
 # %% ../nbs/02_training.ipynb #c060
+def _config(args) -> Config:
+    "The architecture that the options ask for; a `UserError` if there is none such."
+    small = scale() == 'smoke' and not (args.layers or args.width)
+    if small: return Config(block_size=64, n_layer=2, n_head=2, n_embed=32)
+    layers, width = args.layers or Config.n_layer, args.width or Config.n_embed
+    if layers < 1 or width < 64 or width % 64:
+        raise UserError(f'{layers} blocks of width {width}: give at least 1 block, and a multiple of 64')
+    return Config(n_layer=layers, n_embed=width, n_head=width//64)
+
 def new_run(args) -> Run:
-    "The run that the options ask for; at smoke scale a tiny model for 20 steps."
-    corpus, recipe, config = load_corpus(args.text), RECIPES[args.recipe], None
+    "The run that the options ask for; at smoke scale of 20 steps."
+    corpus, recipe = load_corpus(args.text), RECIPES[args.recipe]
     if args.steps is not None: recipe = stretched(recipe, args.steps)
-    if scale() == 'smoke':
-        recipe = replace(stretched(recipe, 20), batch_size=8, eval_every=5)
-        config = Config(block_size=64, n_layer=2, n_head=2, n_embed=32)
+    if scale() == 'smoke': recipe = replace(stretched(recipe, 20), batch_size=8, eval_every=5)
     # on the article's text, the weights that compare best with the article's
     wanted = {} if args.text else dict(target=reference()['model']['train_loss'], max_val=1.516)
-    return Run(corpus, recipe, args.seed, config, args.device, **wanted)
+    return Run(corpus, recipe, args.seed, _config(args), args.device, **wanted)
 
 # %% ../nbs/02_training.ipynb #c056
 def default_output(corpus: Corpus, recipe: str, seed: int) -> Path:

@@ -16,6 +16,7 @@ from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, run_from
 from shakespeare_ffn.learned_embeddings import geometry, learn_embeddings, least_losses, stage_embeddings
 from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
+from shakespeare_ffn.nearest_strings import Vote, nearest_keys
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
 from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, stretched
@@ -175,6 +176,17 @@ def test_rows_and_cosines(there):
     for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there),
                                cosine_sims.similar(a[0], b, -.1)):
         assert torch.equal(found, expected)
+
+@pytest.mark.parametrize('centred', [False, True])
+def test_the_nearest(there, centred):
+    keys = torch.randn(2, 700, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
+    keys[:, 300:] = keys[:, :400] # every other one is there twice, so that rows decide
+    queries, exclude = keys[:, :20].clone(), torch.arange(20).where(torch.arange(20) % 3 == 0, -1)
+    found = Vote(1, centred).nearest(queries, keys, 30, exclude)
+    mean = keys[1].float().mean(0)*centred
+    expected = nearest_keys(queries[1].float() - mean, keys[1].float() - mean, 30, exclude)
+    assert torch.equal(found.rows.sort()[0], expected.rows.sort()[0]) and found.rows.is_cpu
+    assert torch.allclose(found.cosines, expected.cosines, atol=1e-6)
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_training(recipe, corpus, there, tmp_path):

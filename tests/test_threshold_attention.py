@@ -4,7 +4,7 @@ from unittest import mock
 import pytest, torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn import cosine_sims
+from shakespeare_ffn import cosine_sims, nearest_strings
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine
 from shakespeare_ffn.cosine_sims import count_one, error_bound
@@ -72,6 +72,9 @@ def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
     assert torch.equal(found.rows.sort(1).values, expected.indices[:, :n].sort(1).values)
     off = (found.cosines - cosines.gather(1, found.rows)).abs().max()
     assert found.cosines.dtype == torch.float32 and off <= error_bound(keys.shape[1])
+    left_out = torch.tensor(exclude or [-1]*len(queries))
+    at_once = nearest_strings._nearest_at_once(queries, keys, n, left_out, 2*len(keys)) # as on a GPU
+    assert torch.equal(at_once.rows.sort(1).values, found.rows.sort(1).values)
 
 @pytest.mark.parametrize('arithmetic', ['float32', 'bfloat16'])
 def test_nearest_keys_pass_the_sieve(arithmetic, monkeypatch):
@@ -188,7 +191,7 @@ def test_thresholds_that_do_not_fit_float32(corpus, model):
 
 SHARE = """
 import os, sys, time, torch, torch.distributed as dist
-from shakespeare_ffn import cosine_sims
+from shakespeare_ffn import cosine_sims, nearest_strings
 torch.set_num_threads(1)
 dist.init_process_group('gloo')
 queries, keys, values, thresholds, exclude, expected = torch.load(sys.argv[1])
@@ -199,12 +202,22 @@ def linger(*args, progress, **kwargs): # more to do than one can in this test
         time.sleep(.1)
         progress(0)
     return real(*args, **kwargs)
-if sys.argv[2] >= '0': cosine_sims.batches = die if os.environ['RANK'] == sys.argv[2] else linger
-try: found = cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude, device='cpu')
+if sys.argv[2] >= '0':
+    cosine_sims.batches = nearest_strings.batches = die if os.environ['RANK'] == sys.argv[2] else linger
+def ask():
+    if sys.argv[3] == 'nearest': return nearest_strings.shared_nearest_keys(queries[0], keys[0], 30, exclude)
+    return cosine_sims.shared_threshold_attention(queries, keys, values, thresholds, exclude, device='cpu')
+try: found = ask()
 except cosine_sims.UserError as e:
     print(e, flush=True)
     os._exit(2)
-assert all(map(torch.equal, found, expected))
+if sys.argv[3] == 'nearest':
+    for k in 30, 70, 200: # more than a share has, more than there are
+        found = nearest_strings.shared_nearest_keys(queries[0], keys[0], k, exclude)
+        expected = nearest_strings.nearest_keys(queries[0], keys[0], k, exclude)
+        assert torch.equal(found.rows.sort(1)[0], expected.rows.sort(1)[0]), k
+        assert torch.allclose(found.cosines, expected.cosines, atol=1e-6)
+else: assert all(map(torch.equal, found, expected))
 dist.destroy_process_group()
 """
 
@@ -224,13 +237,14 @@ def shared_case(tmp_path):
     torch.save((*case, threshold_attention(*case)), tmp_path/'case.pt')
     return tmp_path/'case.pt'
 
+@pytest.mark.parametrize('what', ['counts', 'nearest'])
 @pytest.mark.parametrize('world', [2, 3])
-def test_shares_add_up_to_the_whole(shared_case, start, world):
-    for p in start_shares(start, world, shared_case, -1): assert p.wait(60) == 0, p.communicate()
+def test_shares_add_up_to_the_whole(shared_case, start, world, what):
+    for p in start_shares(start, world, shared_case, -1, what): assert p.wait(60) == 0, p.communicate()
 
-@pytest.mark.parametrize('dies', [0, 1])
-def test_when_one_dies_the_others_say_so(shared_case, start, dies):
-    processes = start_shares(start, 3, shared_case, dies)
+@pytest.mark.parametrize('dies, what', [(0, 'counts'), (1, 'nearest')])
+def test_when_one_dies_the_others_say_so(shared_case, start, dies, what):
+    processes = start_shares(start, 3, shared_case, dies, what)
     assert processes[dies].wait(60) == 9
     died = time.monotonic()
     for rank, p in enumerate(processes):

@@ -38,11 +38,13 @@ def depends_on(path: Path) -> list:
     """The files that a notebook's outputs depend on.
 
     They are the modules of this and earlier notebooks, what the package carries and, if it names them, the
-    alternates."""
+    alternates and the variants."""
     floor = path.name if path.name[0].isdigit() else '~'
     modules = [module for module in PACKAGE.glob('*.py') if '' < made_in(module) <= floor]
-    twins = (ROOT/'results').glob('alternates/*') if 'alternates(' in path.read_text(encoding='utf-8') else []
-    return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *twins])
+    text = path.read_text(encoding='utf-8')
+    others = [file for kind in ('alternates', 'variants') if f'{kind}(' in text
+              for file in (ROOT/'results'/kind).glob('*')]
+    return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *others])
 
 def shown(path: Path, root: Path) -> list:
     "What a notebook reads of what was found before: the rows that earlier notebooks record, the benchmarks."
