@@ -403,6 +403,7 @@ def _long_enough(device) -> int: # rows
     while n < 2**18 and seconds() < .003: n *= 2
     return n
 
+# %% ../nbs/00_core.ipynb #n_rate3
 def product_rates(device='cpu') -> dict: # 'float32', 'bfloat16' → GFLOP a second
     "Rates of matrix products in both arithmetics: the best of a few, taken in turn."
     n, best = _long_enough(device), dict(float32=math.inf, bfloat16=math.inf)

@@ -9,6 +9,7 @@ __all__ = ['token_losses', 'LearnedEmbeddings', 'initial_embeddings', 'LearningR
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, re, time
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from filelock import FileLock
 from tqdm.std import tqdm
 
 from .core import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors
@@ -276,6 +278,18 @@ def is_learned(model: Transformer, block: int) -> bool:
     "Are embeddings of all tokens, of a stage, in the cache?"
     return bool(sizes_in_cache(model, block))
 
+# %% ../nbs/11_learned_embeddings.ipynb #lk01
+@contextmanager
+def _one_at_a_time(path: Path):
+    "Wait until no other process is making the file; where the file system has no locks, go on without."
+    lock = FileLock(cache_dir()/'locks'/f'{path.name}.lock')
+    try:
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError): pass
+    try: yield
+    finally: lock.release()
+
 # %% ../nbs/11_learned_embeddings.ipynb #c038
 def stage_embeddings(model: Transformer,
                      block: int,      # before which they enter; n_layer: after all blocks
@@ -289,15 +303,15 @@ def stage_embeddings(model: Transformer,
     speed = speed or default_speed
     n = n or max(sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread), default=default_n)
     path = stage_file(model, block, tokens, n, speed, spread)
-    tensors = kept_tensors(path)
-    if tensors is None:
+    def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
         checkpoint = path.with_suffix('.checkpoint')
         found = learn_embeddings(there, block, tokens, n, speed, max_steps,
                                  spread=spread, checkpoint=checkpoint, progress=progress)
-        tensors = found._asdict()
-        keep_tensors(path, tensors)
+        keep_tensors(path, found._asdict())
         checkpoint.unlink(missing_ok=True)
+        return found._asdict()
+    with _one_at_a_time(path): tensors = kept_tensors(path) or learn()
     device = model.lm_head.weight.device
     return LearnedEmbeddings(*(tensors[name].to(device) for name in LearnedEmbeddings._fields))
 

@@ -161,8 +161,8 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     return Nearest(rows, cosines)
 
 # %% ../nbs/07c_nearest_strings.ipynb #s025
-def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_queries, k) rows and float64 cosines
-    "The nearest of some keys; where there are fewer than k, the rest has a cosine of minus infinity."
+def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_queries, k) rows and cosines
+    "The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity."
     if len(keys) > k: rows = nearest_keys(queries, keys, k, exclude, progress).rows.sort(dim=1)[0]
     else: rows = torch.arange(len(keys)).expand(len(queries), -1)
     q = torch.arange(len(queries)).repeat_interleave(rows.shape[1])
@@ -171,6 +171,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_quer
     missing = 0, k - rows.shape[1]
     return F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf)
 
+# %% ../nbs/07c_nearest_strings.ipynb #s028
 def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
     "`nearest_keys`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
     group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault

@@ -1,5 +1,5 @@
 """Train other models, tune the approximation for each and score it; score other vectors and other lengths of
-strings: what nbs/17_which_vector.ipynb and nbs/20_what_it_depends_on.ipynb compare with the main model.
+strings: what nbs/17_what_it_depends_on.ipynb and nbs/20_which_vector.ipynb compare with the main model.
 
 A variant whose scores are in results/variants/ is left as it is, and a run that was stopped goes on.
 Each takes about two minutes on a GPU. On two cores with AVX2 it takes about half an hour besides the
@@ -11,7 +11,7 @@ import torch
 from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device, scale
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
-from shakespeare_ffn.dependence import examine, mean_lengths, overlap, save_scores
+from shakespeare_ffn.scores import examine, mean_lengths, overlap, save_scores
 from shakespeare_ffn.model import Transformer, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation
 from shakespeare_ffn.similar_space import article_approximation, calibrate, tuned_approximation
