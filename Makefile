@@ -8,7 +8,7 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test types export hooks reproduce gpu models variants calibrate readme docs bench clean stale
+.PHONY: help explain test types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -53,6 +53,9 @@ calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thres
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
+
+play: $(VENV)/run.ok ## make the data of the page to play with, play/index.html (needs the index: keys are computed first if they are not there)
+	@$(BIN)/python tools/play.py
 
 docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	@$(BIN)/python tools/docs.py

@@ -128,7 +128,7 @@ def number_chapters(path: Path): # of the sidebar
     "Put each chapter's number before its name."
     sidebar = yaml.safe_load(path.read_text(encoding='utf-8'))
     for section in sidebar['website']['sidebar']['contents']:
-        if isinstance(section, str): continue
+        if 'contents' not in section: continue
         for i, page in enumerate(section['contents']):
             if not (isinstance(page, str) and (number := re.match(r'\d+[a-z]?', page))): continue
             title = front_matter(nbformat.read(path.parent/page, 4).cells)['title']
@@ -147,7 +147,8 @@ def docs(argv) -> str:
     os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     shutil.rmtree(PAGES, ignore_errors=True)
     run('nbdev_proc_nbs')
-    shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates'))
+    shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates', 'variants'))
+    shutil.copytree(ROOT/'play', PAGES/'play') # with its data, if `make play` has made it
     for path in PAGES.rglob('*.ipynb'): prepare(path)
     number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)

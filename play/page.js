@@ -1,0 +1,333 @@
+// The page: what is shown, what can be moved, and the address that says it.
+import { open } from './read.js'
+import { hellinger, predict, sum } from './rule.js'
+
+const $ = id => document.getElementById(id)
+const SIGNS = { '\n': '⏎', ' ': '␣' }
+const shown = s => s.replace(/\n/g, '⏎')                       // in a string
+const sign = char => SIGNS[char] ?? char                        // alone
+const make = (tag, attributes = {}, ...children) => {
+  const element = document.createElement(tag)
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name in element && typeof value !== 'string') element[name] = value
+    else element.setAttribute(name, value)
+  }
+  element.append(...children)
+  return element
+}
+const likeliest = (p, n) => [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, n)
+
+let contents, text, read // what `open` gives
+let prompt               // all that is known of the prompt that is shown
+let state                // what the address says: see `fresh`
+let frame = 0            // of the next drawing
+
+// ---- What is shown -------------------------------------------------------------------------------------------
+
+const copy = x => JSON.parse(JSON.stringify(x))
+const ruleOf = name => copy(contents[name])
+const fresh = (i = 0, name = 'nearest') => ({ prompt: i, name, rule: ruleOf(name), itself: false, block: null })
+
+function address() { // of the state; what is as the rule has it is left out
+  const { rule, name } = state, asks = new URLSearchParams({ p: contents.prompts[state.prompt].number, rule: name })
+  const differs = (key, of) => {
+    const mine = of(rule), usual = of(contents[name])
+    if (String(mine) !== String(usual)) asks.set(key, mine.join(' '))
+  }
+  if (rule.votes) {
+    differs('k', r => [r.k])
+    differs('beta', r => r.votes.map(v => v.beta))
+    differs('share', r => r.votes.map(v => v.share))
+  } else {
+    differs('t', r => r.thresholds)
+    differs('w', r => r.weights.map(w => Number(w.toPrecision(4))))
+  }
+  if (state.itself) asks.set('itself', 1)
+  if (state.block !== null) asks.set('block', state.block)
+  return `#${asks}`
+}
+
+function fromAddress(hash) { // → a state; whatever it says wrongly is as usual
+  const asks = new URLSearchParams(hash.slice(1))
+  const at = contents.prompts.findIndex(p => String(p.number) === asks.get('p'))
+  const name = ['nearest', 'tuned', 'article'].includes(asks.get('rule')) ? asks.get('rule') : 'nearest'
+  const s = fresh(at < 0 ? usual() : at, name), { rule } = s
+  const numbers = (key, n, low, high) => {
+    const x = (asks.get(key) ?? '').split(' ').map(Number)
+    return asks.get(key) && x.length === n && x.every(v => v >= low && v <= high) ? x : null
+  }
+  if (rule.votes) {
+    const n = rule.votes.length
+    const k = numbers('k', 1, 1, contents.nearest.k), beta = numbers('beta', n, 0, 60), share = numbers('share', n, 0, 1)
+    if (k) rule.k = Math.round(k[0])
+    rule.votes.forEach((v, i) => { if (beta) v.beta = beta[i]; if (share) v.share = share[i] })
+  } else {
+    const n = rule.thresholds.length
+    rule.thresholds = numbers('t', n, contents.edges[0], 1) ?? rule.thresholds
+    rule.weights = numbers('w', n, 0, 1e6) ?? rule.weights
+  }
+  s.itself = asks.get('itself') === '1'
+  const block = numbers('block', 1, 0, contents.tuned.thresholds.length - 1)
+  if (block) s.block = block[0]
+  return s
+}
+
+function remember(how = 'replaceState') { if (address() !== location.hash) history[how](null, '', address()) }
+
+// ---- Drawing -------------------------------------------------------------------------------------------------
+
+function bar(kind, who, value) {
+  const percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
+  return make('div', { class: 'bar', title: `${who}: ${percent}` },
+    make('i', { class: kind, style: `width: ${(80 * value).toFixed(2)}%` }), percent)
+}
+
+function drawAnswer(found) {
+  const both = found.says.map((p, i) => Math.max(p, prompt.model[i]))
+  $('bars').tBodies[0].replaceChildren(...likeliest(both, 8).map(i => make('tr', {},
+    make('th', { scope: 'row', class: 'char' }, sign(contents.chars[i])),
+    make('td', {}, bar('model', 'the model', prompt.model[i]), bar('ours', 'counted', found.says[i])))))
+  const distance = hellinger(found.says, prompt.model)
+  $('distance').value = distance.toFixed(3)
+  const same = likeliest(found.says, 1)[0] === likeliest(prompt.model, 1)[0]
+  const far = distance < .1 ? 'about as near as a twin of the model' : distance < .25 ? 'near' : 'far'
+  $('verdict').textContent = found.empty ? 'nothing passes: how often each character occurs' :
+    `${far}; the likeliest character is ${same ? 'the same' : 'another'}`
+}
+
+function drawHistogram(canvas, block, threshold) {
+  const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight
+  if (!width) return
+  canvas.width = width * ratio
+  canvas.height = height * ratio
+  const to = canvas.getContext('2d'), style = getComputedStyle(document.documentElement)
+  const above = prompt.above[block], inBin = above.map(({ n }, i) => n - (above[i + 1]?.n ?? 0))
+  const most = Math.log1p(Math.max(...inBin)), step = canvas.width / inBin.length
+  inBin.forEach((n, i) => {
+    const tall = most ? Math.log1p(n) / most * canvas.height : 0
+    to.fillStyle = style.getPropertyValue(contents.edges[i] > threshold - 1e-9 ? '--ours' : '--line')
+    to.fillRect(i * step, canvas.height - tall, Math.max(1, step - ratio), tall)
+  })
+}
+
+function drawSays(element, says) {
+  element.replaceChildren(...likeliest(says, 4).filter(i => says[i] > 0).map(i => make('div', {},
+    make('span', { class: 'char' }, sign(contents.chars[i])), make('i', { style: `width: ${100 * says[i]}%` }))))
+}
+
+function drawBlocks(found) {
+  found.blocks.forEach((b, i) => {
+    const card = $('blocks').children[i]
+    card.querySelector('h3 span').textContent =
+      `${b.n.toLocaleString('en')} string${b.n === 1 ? '' : 's'}, ${(100 * b.share).toFixed(b.share < .01 ? 1 : 0)}% of the answer`
+    card.querySelector('.share i').style.transform = `scaleX(${b.share})`
+    drawSays(card.querySelector('.says'), b.says)
+    const canvas = card.querySelector('canvas')
+    if (canvas) drawHistogram(canvas, b.block, state.rule.thresholds[b.block])
+  })
+}
+
+function line(place) { // of the plays, where a string stands
+  const begin = text.lastIndexOf('\n', place - 1) + 1, end = text.indexOf('\n', place + 10)
+  return text.slice(begin, end < 0 ? text.length : end)
+}
+
+function entry(s) {
+  const { place } = s, following = text[place + 10]
+  const before = shown(text.slice(Math.max(0, place - 22), place)), string = shown(text.slice(place, place + 10))
+  const after = shown(text.slice(place + 11, place + 40))
+  const row = make('li', {},
+    make('button', { type: 'button', 'aria-expanded': 'false', title: line(place) }, s.cosine.toFixed(3)),
+    make('span', { class: 'left' }, make('bdo', { dir: 'ltr' }, make('b', {}, before), string)),
+    make('span', { class: 'right' }, make('mark', {}, following === undefined ? 'end' : sign(following)), after))
+  row.firstChild.addEventListener('click', ({ currentTarget }) => {
+    const isOpen = row.toggleAttribute('data-open')
+    currentTarget.setAttribute('aria-expanded', isOpen)
+    if (!isOpen) return row.lastChild.remove()
+    const part = place >= contents.training_part ? 'the model never saw this part of the text' : ''
+    const times = sum(s.next.map(([, n]) => n))
+    row.append(make('span', { class: 'whole quiet' },
+      `${line(place)}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
+  })
+  return row
+}
+
+let listed = '' // which list is drawn: it is long, and seldom changes
+function drawStrings(found) {
+  const blocks = found.blocks.map(b => b.block)
+  if (!blocks.includes(state.block)) state.block = blocks[blocks.indexOf(likeliest(found.blocks.map(b => b.share), 1)[0])] ?? null
+  const at = state.block === null ? likeliest(found.blocks.map(b => b.share), 1)[0] : blocks.indexOf(state.block)
+  const { block, list, n } = found.blocks[at], some = list.slice(0, contents.listed)
+  const now = [state.prompt, state.name, block, some.length].join()
+  $('strings-text').textContent = `Block ${block} finds ${n.toLocaleString('en')}` +
+    (some.length < n ? `; here are the ${some.length} nearest` : '') +
+    '. Each with its cosine and, marked, what follows it. Choose a cosine to read the whole line.'
+  for (const tab of $('tabs').children) tab.setAttribute('aria-pressed', Number(tab.dataset.block) === block)
+  if (now === listed) return
+  listed = now
+  $('list').replaceChildren(...some.map(entry))
+  if (!some.length) $('list').append(make('li', {}, make('span'), 'no string passes'))
+}
+
+function draw() {
+  frame = 0
+  const found = predict(prompt, contents, state.rule, state.itself)
+  drawAnswer(found)
+  drawBlocks(found)
+  drawStrings(found)
+}
+const redraw = () => { frame ||= requestAnimationFrame(draw) }
+
+// ---- What can be moved ---------------------------------------------------------------------------------------
+
+function slider(label, { min, max, step, value, format, set }) {
+  const output = make('output', {}, format(value))
+  const input = make('input', { type: 'range', min: String(min), max: String(max), step: String(step), 'aria-label': label })
+  input.value = value
+  input.setAttribute('aria-valuetext', format(value))
+  input.addEventListener('input', () => {
+    const text = format(Number(input.value))
+    output.value = text
+    input.setAttribute('aria-valuetext', text)
+    set(Number(input.value))
+    redraw()
+  })
+  input.addEventListener('change', () => remember())
+  return make('div', { class: 'slider' }, make('span', { 'aria-hidden': 'true' }, label.split(', ').at(-1)), input, output)
+}
+
+function card(block, ...inside) {
+  return make('div', { class: 'block' }, make('h3', {}, `Block ${block}`, make('span')),
+    make('div', {}, ...inside), make('div', { class: 'says', 'aria-hidden': 'true' }),
+    make('div', { class: 'share', 'aria-hidden': 'true' }, make('i')))
+}
+
+function buildThresholds() {
+  const { rule } = state, { edges } = contents
+  $('whole').replaceChildren()
+  $('blocks').replaceChildren(...rule.thresholds.map((t, b) => card(b,
+    make('div', { class: 'slider', 'aria-hidden': 'true' }, make('canvas')),
+    slider(`block ${b}, threshold`, { min: edges[0], max: edges.at(-1), step: .01, value: t, format: v => v.toFixed(2),
+      set: v => { rule.thresholds[b] = v } }),
+    slider(`block ${b}, weight`, { min: -6, max: 1, step: .05, value: rule.weights[b] > 0 ? Math.log10(rule.weights[b]) : -6,
+      format: v => v <= -6 ? '0' : String(Number((10 ** v).toPrecision(2))),
+      set: v => { rule.weights[b] = v <= -6 ? 0 : 10 ** v } }))))
+  $('rule-text').textContent = 'Each block counts what follows the strings whose cosine with the prompt exceeds its threshold. ' +
+    'The bars show how many strings there are at each cosine; the weight says how much the block counts.'
+}
+
+function buildNearest() {
+  const { rule } = state
+  $('whole').replaceChildren(slider('strings', { min: 10, max: contents.nearest.k, step: 10, value: rule.k, format: String,
+    set: v => { rule.k = v } }))
+  $('blocks').replaceChildren(...rule.votes.map((vote, i) => card(vote.block,
+    slider(`block ${vote.block}, steepness`, { min: 0, max: 60, step: 1, value: vote.beta, format: String, set: v => { vote.beta = v } }),
+    slider(`block ${vote.block}, share`, { min: 0, max: 1, step: .01, value: vote.share, format: v => v.toFixed(2),
+      set: v => { vote.share = v } }))))
+  $('rule-text').textContent = 'Two blocks find the nearest strings; the nearer ones count more, the more so the steeper the weight. ' +
+    'On 20,000 prompts this rule comes nearest to the model.'
+}
+
+function build() { // what depends on the rule and on the prompt
+  for (const b of document.querySelectorAll('[data-rule]')) b.setAttribute('aria-pressed', b.dataset.rule === state.name)
+  $('itself').checked = state.itself
+  if (state.rule.votes) buildNearest(); else buildThresholds()
+  const blocks = state.rule.votes ? state.rule.votes.map(v => v.block) : state.rule.thresholds.map((_, b) => b)
+  $('tabs').replaceChildren(...blocks.map(b => {
+    const tab = make('button', { type: 'button', 'data-block': String(b), 'aria-pressed': 'false' }, `block ${b}`)
+    tab.addEventListener('click', () => { state.block = b; remember(); redraw() })
+    return tab
+  }))
+  const about = contents.prompts[state.prompt], harder = contents.prompts.filter(p => p.distance > about.distance).length
+  $('prompt').textContent = about.text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣')
+  $('search').value = ''
+  $('about').textContent = `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
+    `${harder} of the ${contents.prompts.length} prompts are harder.`
+}
+
+async function show(next, how) {
+  $('main').setAttribute('aria-busy', 'true')
+  prompt = await read(next.prompt)
+  state = next
+  build()
+  draw()
+  if (how) remember(how)
+  $('main').removeAttribute('aria-busy')
+}
+
+const PRESETS = [
+  ['The default', 'Two blocks, a thousand strings each.', s => fresh(s.prompt)],
+  ["The article's example", 'Six blocks with the thresholds and weights of the article, tuned by hand for its model.',
+    () => fresh(usual(), 'article')],
+  ['One block is not enough', 'Block 0 alone. What follows the strings that it finds similar is far from the model; add block 4.',
+    () => only(fresh(usual(), 'tuned'), 0)],
+  ['More similar is not better', 'Raise the threshold of block 0 from .85: few strings are left, and the answer gets worse.',
+    () => { const s = only(fresh(usual(), 'tuned'), 0); s.rule.thresholds[0] = .85; return s }],
+  ['A text the model never saw', "The article's worst prompt. The corpus knows how it goes on, and the model does not.",
+    () => fresh(worst(), 'nearest')],
+]
+const usual = () => Math.max(0, contents.prompts.findIndex(p => p.text === 'And only l'))
+const worst = () => contents.prompts.reduce((w, p, i, all) => p.distance > all[w].distance ? i : w, 0)
+function only(s, block) {
+  s.rule.weights = s.rule.weights.map((w, b) => b === block ? 1 : 0)
+  s.block = block
+  return s
+}
+
+function byDifficulty(step) { // the prompt before or after, from easy to hard
+  const order = [...contents.prompts.keys()].sort((a, b) => contents.prompts[a].distance - contents.prompts[b].distance)
+  const n = order.length
+  return order[(order.indexOf(state.prompt) + step + n) % n]
+}
+
+function listen() {
+  const go = i => show({ ...state, prompt: i, block: null }, 'pushState')
+  $('previous').addEventListener('click', () => go(byDifficulty(-1)))
+  $('next').addEventListener('click', () => go(byDifficulty(1)))
+  $('any').addEventListener('click', () => go(Math.floor(Math.random() * contents.prompts.length)))
+  $('search').addEventListener('change', () => {
+    const asked = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
+    const i = contents.prompts.findIndex(p => signs(p) === asked)
+    const j = i >= 0 ? i : contents.prompts.findIndex(p => asked.trim() && signs(p).includes(asked.trim()))
+    if (j >= 0) return go(j)
+    $('about').textContent = `No prepared prompt has “${asked}” in it.`
+  })
+  for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
+    show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
+  $('itself').addEventListener('change', () => { state.itself = $('itself').checked; remember(); redraw() })
+  $('presets').replaceChildren(...PRESETS.map(([name, says, preset]) => {
+    const button = make('button', { type: 'button' }, name, make('small', {}, says))
+    button.addEventListener('click', () => show(preset(state), 'pushState').then(() => $('answer').scrollIntoView({ block: 'nearest' })))
+    return button
+  }))
+  $('share').addEventListener('click', async () => {
+    remember()
+    try { await navigator.clipboard.writeText(location.href); $('shared').textContent = 'copied' }
+    catch { $('shared').textContent = 'copy the address of this page' }
+  })
+  addEventListener('popstate', () => show(fromAddress(location.hash)))
+  addEventListener('hashchange', () => { if (location.hash !== address()) show(fromAddress(location.hash)) })
+  addEventListener('resize', redraw)
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw)
+}
+
+async function fetchTheRest() { // so that all prompts can be shown without a network
+  for (const i of contents.prompts.keys()) {
+    try { await read(i) } catch { return }
+  }
+}
+
+try {
+  ({ contents, text, read } = await open('data'))
+  $('how-many').textContent = contents.prompts.length
+  $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
+  for (const section of document.querySelectorAll('section')) section.hidden = false
+  listen()
+  await show(fromAddress(location.hash))
+  $('message').hidden = true
+  setTimeout(fetchTheRest, 1000)
+} catch (e) {
+  $('message').textContent = e.message
+  $('main').removeAttribute('aria-busy')
+  throw e
+}

@@ -1,0 +1,204 @@
+"The page to play with computes what the package computes, and anybody can use it."
+import http.server, json, shutil, subprocess, threading
+from functools import partial
+from pathlib import Path
+import pytest, torch
+from hypothesis import given, strategies as st
+from shakespeare_ffn.similar_space import article_approximation, tuned_approximation
+from shakespeare_ffn.text_analysis import hellinger
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT/'play'
+NODE = shutil.which('node')
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+@pytest.fixture(scope='module')
+def tool():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT/'tools')
+        import play
+        yield play
+
+@pytest.fixture(scope='module')
+def site(tool, tmp_path_factory):
+    "The page with its data, in a folder of its own; and what Python knows of it."
+    folder = tmp_path_factory.mktemp('play')
+    shutil.copytree(PAGE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('data'))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tool, 'DATA', folder/'data')
+        made = []
+        patch.setattr(tool, 'Play', lambda n, real=tool.Play: made.append(real(n)) or made[0])
+        assert '30 prompts' in tool.make([])
+    return folder, made[0]
+
+@given(numbers=st.lists(st.integers(0, 2**40)))
+def test_numbers_of_variable_length(tool, numbers):
+    found, n, shift = [], 0, 0
+    for byte in tool.varints(numbers):
+        n, shift = n | (byte & 127) << shift, shift + 7
+        if byte < 128: found, n, shift = [*found, n], 0, 0
+    assert found == numbers
+
+SCRIPT = """
+import { readFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+const [folder] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
+const { decode } = await import(`${folder}/read.js`), { predict } = await import(`${folder}/rule.js`)
+const contents = JSON.parse(data('contents.json')), text = gunzipSync(data('text.bin')).toString()
+const found = contents.prompts.map((p, i) => {
+  const prompt = decode(gunzipSync(data(`${i}.bin`)), contents, text), says = {}
+  for (const name of ['nearest', 'tuned', 'article']) for (const itself of [false, true]) {
+    const { says: p, blocks } = predict(prompt, contents, contents[name], itself)
+    says[`${name} ${itself}`] = { says: [...p], n: blocks.map(b => b.n), shares: blocks.map(b => b.share) }
+  }
+  const strings = prompt.lists[4].map(s => [text.slice(s.place, s.place + 10), s.cosine, s.next])
+  return { model: [...prompt.model], says, strings }
+})
+console.log(JSON.stringify(found))
+"""
+
+@pytest.fixture(scope='module')
+def in_javascript(site, tmp_path_factory):
+    if not NODE: pytest.skip('needs Node.js, to run what a browser would run')
+    folder, _ = site
+    script = tmp_path_factory.mktemp('node')/'ask.mjs'
+    script.write_text(SCRIPT, encoding='utf-8')
+    (folder/'package.json').write_text('{"type": "module"}', encoding='utf-8')
+    done = subprocess.run([NODE, script, folder], capture_output=True, text=True, encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+@pytest.mark.parametrize('itself', [False, True])
+def test_thresholds_are_those_of_the_package(site, in_javascript, itself):
+    play = site[1]
+    own = play.counts[play.own].to_dense()
+    for name, rule in dict(tuned=tuned_approximation(play.model), article=article_approximation()).items():
+        at = [play_edges(site).index(t) for t in rule.thresholds]
+        counts = play.above[0][range(6), at] + itself*own
+        expected, _ = rule(counts, play.unigram)
+        says = [found['says'][f'{name} {str(itself).lower()}'] for found in in_javascript]
+        assert torch.allclose(torch.tensor([s['says'] for s in says]).double(), expected, atol=1e-6)
+        assert torch.equal(torch.tensor([s['n'] for s in says]), play.above[1][range(6), at].T + itself)
+        _, shares = rule.parts(counts)
+        assert torch.allclose(torch.tensor([s['shares'] for s in says]).double(), shares.T, atol=1e-6)
+
+def play_edges(site) -> list: return json.loads((site[0]/'data'/'contents.json').read_bytes())['edges']
+
+def test_nearest_strings_are_those_of_the_package(site, in_javascript):
+    play = site[1]
+    says = torch.tensor([found['says']['nearest false']['says'] for found in in_javascript]).double()
+    model = torch.tensor([found['model'] for found in in_javascript]).double()
+    assert (model - play.probs).abs().max() < 1e-5
+    assert (hellinger(says, play.probs) - play.distances).abs().max() < 2e-3
+
+def test_strings_cosines_and_what_follows(site, in_javascript, tool):
+    play = site[1]
+    found = tool.Vote(4, False).nearest(play.queries, play.index.keys, tool.N_LISTED, play.own)
+    for rows, cosines, there in zip(found.rows, found.cosines, in_javascript):
+        for row, cosine, (string, near, following) in zip(rows.tolist(), cosines.tolist(), there['strings']):
+            assert string == play.index.strings[play.index.ids[row]] and abs(near - cosine) < 1e-5
+            assert following == [[c, n] for c, n in enumerate(play.counts[row].tolist()) if n]
+
+@pytest.fixture(scope='module')
+def address(site):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site[0]))
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}/index.html'
+    server.shutdown()
+
+@pytest.fixture(scope='module')
+def browser():
+    if not CHROMIUM: pytest.skip('there is no Chromium')
+    playwright = pytest.importorskip('playwright.sync_api')
+    with playwright.sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser: yield browser
+
+@pytest.fixture
+def view(browser, address):
+    "A page that has loaded; at the end it must not have complained, nor asked another host for anything."
+    made, complaints = [], []
+    def go(at='', **options):
+        view = browser.new_context(**options).new_page()
+        view.on('console', lambda m: m.type == 'error' and complaints.append(m.text))
+        view.on('pageerror', lambda e: complaints.append(str(e)))
+        ours = address.removesuffix('index.html'), 'data:'
+        view.on('request', lambda r: r.url.startswith(ours) or complaints.append(r.url))
+        view.goto(address + at)
+        view.wait_for_selector('#main:not([aria-busy])')
+        made.append(view)
+        return view
+    yield go
+    for view in made: view.context.close()
+    assert complaints == []
+
+def distance(view) -> float: return float(view.text_content('#distance'))
+
+def move(view, label, value):
+    "Move a slider as an arrow key would, far."
+    view.get_by_label(label, exact=True).evaluate(
+        "(e, v) => { e.value = v; ['input', 'change'].forEach(n => e.dispatchEvent(new Event(n))) }", value)
+    view.evaluate('() => new Promise(requestAnimationFrame)')
+
+@pytest.mark.parametrize('width, scheme', [(390, 'light'), (390, 'dark'), (1280, 'light')])
+def test_first_sight(view, width, scheme):
+    page = view(viewport=dict(width=width, height=844), color_scheme=scheme)
+    assert page.text_content('#prompt') == 'And only l' and page.locator('#bars tr').count() == 8
+    for rule in 'above thresholds', "the article's thresholds", 'the nearest':
+        page.get_by_role('button', name=rule, exact=True).click()
+        page.wait_for_selector('#main:not([aria-busy])')
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+
+def test_pick_type_drag_share_and_go_back(view, site, address):
+    page, first = view(), site[1].prompts[0].replace('\n', '⏎')
+    page.fill('#search', first)
+    page.press('#search', 'Enter')
+    shown = 'document.querySelector("#prompt").textContent'
+    page.wait_for_function(f'text => {shown}.replaceAll("␣", " ") === text', arg=first)
+    assert abs(distance(page) - site[1].distances[0].item()) < 2e-3
+    before = distance(page)
+    move(page, 'strings', 10)
+    assert distance(page) != before and 'k=10' in page.url
+    again = view(page.url.removeprefix(address)) # as if it had been shared
+    assert distance(again) == distance(page) and again.text_content('#prompt') == page.text_content('#prompt')
+    page.go_back()
+    page.wait_for_function(f'{shown} === "And only l"')
+
+def test_thresholds_in_the_page(view, site):
+    page = view('#p=57&rule=tuned')
+    play, rule = site[1], tuned_approximation(site[1].model)
+    i = play.prompts.index('And only l')
+    for block, threshold in (0, .95), (4, .7):
+        move(page, f'block {block}, threshold', threshold)
+        at = [play_edges(site).index(t) for t in rule.thresholds]
+        at[block] = play_edges(site).index(threshold)
+        p, _ = rule(play.above[0][range(6), at][:, [i]], play.unigram)
+        assert abs(distance(page) - hellinger(p, play.probs[[i]]).item()) < 1e-3
+        move(page, f'block {block}, threshold', rule.thresholds[block])
+
+def test_what_makes_no_sense_is_as_usual(view):
+    usual = distance(view())
+    for at in '#p=nobody', '#p=57&k=-3&beta=x+y&share=9+9&block=77', '#p=57&rule=%00&t=1', '#%%%':
+        assert distance(view(at)) == usual
+
+def test_without_a_network_once_it_has_loaded(view):
+    page = view()
+    loaded = 'performance.getEntriesByType("resource").filter(r => r.name.endsWith(".bin")).length'
+    page.wait_for_function(f'{loaded} > 30')
+    page.context.set_offline(True)
+    page.get_by_role('button', name='the harder prompt after').click()
+    page.wait_for_selector('#main:not([aria-busy])')
+    assert page.text_content('#prompt') != 'And only l'
+
+def test_by_keyboard(view):
+    page = view('#p=57&rule=tuned')
+    slider = page.get_by_label('block 4, threshold', exact=True)
+    before = slider.get_attribute('aria-valuetext')
+    slider.focus()
+    page.keyboard.press('ArrowRight')
+    assert float(slider.get_attribute('aria-valuetext')) == pytest.approx(float(before) + .01)
+    page.get_by_role('button', name='One block is not enough').press('Enter')
+    page.wait_for_function("document.querySelector('#strings-text').textContent.startsWith('Block 0')")
+    entry = page.locator('#list button').first
+    entry.press('Enter')
+    assert entry.get_attribute('aria-expanded') == 'true' and page.locator('#list .whole').count() == 1
