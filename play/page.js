@@ -1,21 +1,8 @@
 // The page: what is shown, what can be moved, and the address that says it.
 import { open } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
-
-const $ = id => document.getElementById(id)
-const SIGNS = { '\n': '⏎', ' ': '␣' }
-const shown = s => s.replace(/\n/g, '⏎')                       // in a string
-const sign = char => SIGNS[char] ?? char                        // alone
-const make = (tag, attributes = {}, ...children) => {
-  const element = document.createElement(tag)
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name in element && typeof value !== 'string') element[name] = value
-    else element.setAttribute(name, value)
-  }
-  element.append(...children)
-  return element
-}
-const likeliest = (p, n) => [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, n)
+import { $, bar, likeliest, make, shown, sign } from './show.js'
+import { offerTyping } from './typing.js'
 
 let contents, text, read // what `open` gives
 let prompt               // all that is known of the prompt that is shown
@@ -75,12 +62,6 @@ function fromAddress(hash) { // → a state; whatever it says wrongly is as usua
 function remember(how = 'replaceState') { if (address() !== location.hash) history[how](null, '', address()) }
 
 // ---- Drawing -------------------------------------------------------------------------------------------------
-
-function bar(kind, who, value) {
-  const percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
-  return make('div', { class: 'bar', title: `${who}: ${percent}` },
-    make('i', { class: kind, style: `width: ${(80 * value).toFixed(2)}%` }), percent)
-}
 
 function drawAnswer(found) {
   const both = found.says.map((p, i) => Math.max(p, prompt.model[i]))
@@ -323,6 +304,7 @@ try {
   $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
   for (const section of document.querySelectorAll('section')) section.hidden = false
   listen()
+  offerTyping('data/model.safetensors')
   await show(fromAddress(location.hash))
   $('message').hidden = true
   setTimeout(fetchTheRest, 1000)

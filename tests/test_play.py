@@ -4,6 +4,8 @@ from functools import partial
 from pathlib import Path
 import pytest, torch
 from hypothesis import given, strategies as st
+from shakespeare_ffn.core import WEIGHTS
+from shakespeare_ffn.model import next_char_probs
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation
 from shakespeare_ffn.text_analysis import hellinger
 
@@ -98,6 +100,29 @@ def test_strings_cosines_and_what_follows(site, in_javascript, tool):
         for row, cosine, (string, near, following) in zip(rows.tolist(), cosines.tolist(), there['strings']):
             assert string == play.index.strings[play.index.ids[row]] and abs(near - cosine) < 1e-5
             assert following == [[c, n] for c, n in enumerate(play.counts[row].tolist()) if n]
+
+MODEL = """
+import { readFileSync } from 'node:fs'
+const [folder, weights, texts] = process.argv.slice(2), { Model } = await import(`${folder}/model.js`)
+const { buffer, byteOffset, length } = readFileSync(weights)
+const model = new Model(buffer.slice(byteOffset, byteOffset + length))
+console.log(JSON.stringify(JSON.parse(texts).map(text => [...model.next(model.tokens(text))])))
+"""
+
+def test_the_model_in_the_page_is_the_model(site, in_javascript, tmp_path):
+    "also when it goes on, goes back, and has read more than it can see"
+    folder, play = site
+    text = play.corpus.text
+    texts = ['T', 'To', 'To be', 'To bed', 'To be', 'And only l', '\n', text[:300], text[:301]]
+    script = tmp_path/'ask.mjs'
+    script.write_text(MODEL, encoding='utf-8')
+    done = subprocess.run([NODE, script, folder, WEIGHTS, json.dumps(texts)], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    for text, found in zip(texts, json.loads(done.stdout), strict=True):
+        tokens = play.model.tokenizer.encode(text[-play.model.config.block_size:])
+        expected = next_char_probs(play.model, tokens[None])[0].double()
+        assert (torch.tensor(found).double() - expected).abs().max() < 1e-4
 
 @pytest.fixture(scope='module')
 def address(site):
@@ -202,3 +227,21 @@ def test_by_keyboard(view):
     entry = page.locator('#list button').first
     entry.press('Enter')
     assert entry.get_attribute('aria-expanded') == 'true' and page.locator('#list .whole').count() == 1
+
+def test_type_anything(view, site):
+    page = view()
+    page.get_by_role('button', name='Load the model').click()
+    page.wait_for_selector('#typed-bars tr')
+    page.fill('#typed', 'And only l')
+    play = site[1]
+    p = next_char_probs(play.model, play.model.tokenizer.encode('And only l')[None])[0]
+    said = [row.split() for row in page.locator('#typed-bars tr').all_inner_texts()]
+    assert said[0][0] == play.model.tokenizer.chars[p.argmax()] and said[0][1] == f'{p.max():.0%}'
+    page.fill('#typed', 'Ça va')
+    assert 'never seen ‘Ç’' in page.text_content('#typing-message')
+    assert not page.locator('#typed-bars tr').count()
+    page.fill('#typed', 'ROMEO:')
+    page.get_by_role('button', name='Let it write on').click()
+    page.wait_for_function("document.querySelector('#typed').value.length > 12")
+    page.get_by_role('button', name='Stop').click()
+    assert page.input_value('#typed').startswith('ROMEO:')

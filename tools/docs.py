@@ -70,7 +70,7 @@ def in_pages(text: str, root: str) -> str: # root: the way from the page to the 
     text = re.sub(r'\[(`_\w+`)\]\([^)]*\)', r'\1', text) # nbdev links to what no page describes
     text = re.sub(r'\[([^][]*)\[(`[^`]+`)\]\([^)]*\)([^][]*)\]\(', r'[\1\2\3](', text) # and within a link
     # in the checkout `results` lies beside the folder of the notebooks, on the site below it
-    return re.sub(r'\]\((\.\./)+results/', f']({root}results/', text)
+    return re.sub(r'\]\((\.\./)+(results|play)/', fr']({root}\2/', text)
 
 def without_links(code) -> str: # code: a match
     "Code as it is: nbdev makes links of names in its comments."

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np
 import torch
-from shakespeare_ffn.core import Parser, by_scale, command, reference, write_atomically
+from shakespeare_ffn.core import WEIGHTS, Parser, by_scale, command, reference, write_atomically
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import SparseCounts, threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
@@ -124,9 +124,10 @@ def make(argv) -> str:
     DATA.mkdir(parents=True, exist_ok=True)
     files = {f'{i}.bin': prompt_file(play, strings, lists, i) for i in range(len(play.prompts))}
     files['text.bin'] = gzip.compress(play.corpus.text.encode(), mtime=0)
+    files['model.safetensors'] = WEIGHTS.read_bytes() # half precision, as it is
     files['contents.json'] = json.dumps(contents(play), ensure_ascii=False).encode()
     for name, content in files.items(): write_atomically(DATA/name, content)
-    size = sum(map(len, files.values()))
-    return f'{len(play.prompts)} prompts in {DATA}: {size/1e6:.1f} MB, the text included'
+    size = sum(len(content) for name, content in files.items() if name != 'model.safetensors')
+    return f'{len(play.prompts)} prompts in {DATA}: {size/1e6:.1f} MB, and the model'
 
 if __name__ == '__main__': command('play', make)

@@ -29,11 +29,12 @@ class Variant(NamedTuple):
     length: int = 10      # of the strings
     part: str = 'ffwd'    # which activation of each block is compared
     trained: bool = True  # or as it is before the first step
+    thresholds: bool = True # tuned as well, which takes longer than the nearest strings
 
 VARIANTS = {
     'main': Variant(),
     'article recipe': Variant(('--recipe', 'article')),
-    'another seed': Variant(('--seed', '88')),
+    'another seed': Variant(('--seed', '88'), thresholds=False), # for its classes
     'early': Variant(('--stop-at', '2')),
     'smaller': Variant(('--layers', '3', '--width', '192')),
     'larger': Variant(('--layers', '8', '--width', '512')),
@@ -81,10 +82,11 @@ def tuned_nearest(corpus: Corpus, model: Transformer, index: KeyIndex):
     few = by_scale({}, dict(n=50, betas=BETAS[::6]))
     return calibrate_nearest(corpus, model, index, progress=False, **few)
 
-def tuned(corpus: Corpus, index: KeyIndex) -> dict: # name → approximation
-    "Both kinds of approximation, tuned for the model and the strings of an index."
-    thresholds = calibrate(corpus, index.model, index, n=by_scale(4000, 100), progress=False)
-    return {'thresholds': thresholds, 'nearest': tuned_nearest(corpus, index.model, index)}
+def tuned(corpus: Corpus, index: KeyIndex, thresholds=True) -> dict: # name → approximation
+    "Approximations tuned for the model and the strings of an index."
+    rules, n = {'nearest': tuned_nearest(corpus, index.model, index)}, by_scale(4000, 100)
+    if thresholds: rules['thresholds'] = calibrate(corpus, index.model, index, n=n, progress=False)
+    return rules
 
 def shipped(model: Transformer) -> dict: # name → approximation
     return {'thresholds': tuned_approximation(model), 'nearest': nearest_approximation(model)}
@@ -103,8 +105,9 @@ def of_vectors(corpus: Corpus, main: Transformer, index: KeyIndex, n: int) -> tu
 
 def of_model(corpus: Corpus, index: KeyIndex, variant: Variant, n: int) -> tuple: # as above
     "A model by its own strings; one of the article's size by the article's values as well."
-    rules = tuned(corpus, index) if variant.options else shipped(index.model)
-    if len(index.keys) == 6 and not variant.text: rules['article'] = article_approximation()
+    rules = tuned(corpus, index, variant.thresholds) if variant.options else shipped(index.model)
+    by_article = len(index.keys) == 6 and not variant.text and variant.thresholds
+    if by_article: rules['article'] = article_approximation()
     return examine(corpus, index, rules, n) | mean_lengths(index, min(n, 2000)), rules
 
 def beside_main(corpus: Corpus, index: KeyIndex, rule, n: int, where) -> dict: # name → tensor
