@@ -54,7 +54,7 @@ calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thres
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
-play: $(VENV)/run.ok ## make the data of the page to play with, play/index.html (needs the index: keys are computed first if they are not there)
+play: $(VENV)/run.ok ## write the page to play with, and its data, to _play (keys are computed first if they are not there)
 	@$(BIN)/python tools/play.py
 
 docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
@@ -65,7 +65,7 @@ bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour w
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)
-	rm -rf $(VENV) _docs _proc build dist *.egg-info .pytest_cache .hypothesis
+	rm -rf $(VENV) _docs _proc _play build dist *.egg-info .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # PROMPT as it was typed: neither make nor a shell may expand it (tools/explain.py has the rest).

@@ -36,7 +36,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path']]),
-    package_data={cfg['lib_path']: ['*.json', 'weights/*']},
+    package_data={cfg['lib_path']: ['*.json', 'weights/*', 'page/*']},
     install_requires=cfg['requirements'].split(),
     extras_require={'dev': cfg['dev_requirements'].split()},
     entry_points={

@@ -148,7 +148,8 @@ def docs(argv) -> str:
     shutil.rmtree(PAGES, ignore_errors=True)
     run('nbdev_proc_nbs')
     shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates', 'variants'))
-    shutil.copytree(ROOT/'play', PAGES/'play') # with its data, if `make play` has made it
+    page = ROOT/'_play' if (ROOT/'_play').is_dir() else ROOT/'shakespeare_ffn'/'page' # with data, or without
+    shutil.copytree(page, PAGES/'play')
     for path in PAGES.rglob('*.ipynb'): prepare(path)
     number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)

@@ -144,6 +144,8 @@ def make(name: str, where, text) -> str:
     corpus, model = text_of(variant, text), model_of(name, where, text)
     index = corpus_index(corpus, model, variant.length, 'float32', part=variant.part)
     found, rules = score(name, corpus, index, where)
+    # as many as the article counted
+    found |= {k: x[:, :500].contiguous() for k, x in found.items() if k.endswith('matches')}
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = getattr(model, 'metadata', {}) | dict(length=str(variant.length), n_strings=str(len(index)))
     save_scores(path, found, rules, metadata)

@@ -16,7 +16,8 @@ const ruleOf = name => copy(contents[name])
 const fresh = (i = 0, name = 'nearest') => ({ prompt: i, name, rule: ruleOf(name), itself: false, block: null })
 
 function address() { // of the state; what is as the rule has it is left out
-  const { rule, name } = state, asks = new URLSearchParams({ p: contents.prompts[state.prompt].number, rule: name })
+  const { rule, name } = state, { number, text } = contents.prompts[state.prompt]
+  const asks = new URLSearchParams({ ...(number === null ? { q: text } : { p: number }), rule: name })
   const differs = (key, of) => {
     const mine = of(rule), usual = of(contents[name])
     if (String(mine) !== String(usual)) asks.set(key, mine.join(' '))
@@ -36,7 +37,8 @@ function address() { // of the state; what is as the rule has it is left out
 
 function fromAddress(hash) { // → a state; whatever it says wrongly is as usual
   const asks = new URLSearchParams(hash.slice(1))
-  const at = contents.prompts.findIndex(p => String(p.number) === asks.get('p'))
+  const q = contents.ask && asks.get('q')
+  const at = q ? asked(q) : contents.prompts.findIndex(p => p.number !== null && String(p.number) === asks.get('p'))
   const name = ['nearest', 'tuned', 'article'].includes(asks.get('rule')) ? asks.get('rule') : 'nearest'
   const s = fresh(at < 0 ? usual() : at, name), { rule } = s
   const numbers = (key, n, low, high) => {
@@ -57,6 +59,11 @@ function fromAddress(hash) { // → a state; whatever it says wrongly is as usua
   const block = numbers('block', 1, 0, contents.tuned.thresholds.length - 1)
   if (block) s.block = block[0]
   return s
+}
+
+function asked(prompt) { // → the place of a prompt of the reader's own, which a server is asked for
+  const i = contents.prompts.findIndex(p => p.text === prompt)
+  return i >= 0 ? i : contents.prompts.push({ text: prompt, number: null, distance: null }) - 1
 }
 
 function remember(how = 'replaceState') { if (address() !== location.hash) history[how](null, '', address()) }
@@ -220,15 +227,25 @@ function build() { // what depends on the rule and on the prompt
     return tab
   }))
   const about = contents.prompts[state.prompt], harder = contents.prompts.filter(p => p.distance > about.distance).length
+  $('itself').disabled = !prompt.own.length
   $('prompt').textContent = about.text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣')
   $('search').value = ''
-  $('about').textContent = `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
+  const often = sum(prompt.own.map(([, n]) => n))
+  $('about').textContent = about.distance === null ?
+    (often ? `The plays have it ${often === 1 ? 'once' : `${often} times`}.` : 'The plays do not have it.') :
+    `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
     `${harder} of the ${contents.prompts.length} prompts are harder.`
 }
 
 async function show(next, how) {
   $('main').setAttribute('aria-busy', 'true')
-  prompt = await read(next.prompt)
+  try { prompt = await read(next.prompt) }
+  catch (e) { // such as a prompt that the model cannot take: what was shown stays
+    $('main').removeAttribute('aria-busy')
+    if (!state) throw e
+    $('about').textContent = e.message
+    return
+  }
   state = next
   build()
   draw()
@@ -267,11 +284,13 @@ function listen() {
   $('next').addEventListener('click', () => go(byDifficulty(1)))
   $('any').addEventListener('click', () => go(Math.floor(Math.random() * contents.prompts.length)))
   $('search').addEventListener('change', () => {
-    const asked = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
-    const i = contents.prompts.findIndex(p => signs(p) === asked)
-    const j = i >= 0 ? i : contents.prompts.findIndex(p => asked.trim() && signs(p).includes(asked.trim()))
+    const typed = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
+    const i = contents.prompts.findIndex(p => signs(p) === typed)
+    const own = text => asked(text.replace(/⏎/g, '\n')) // of any text, if there is a server
+    const some = () => contents.prompts.findIndex(p => typed.trim() && signs(p).includes(typed.trim()))
+    const j = i >= 0 ? i : contents.ask && typed ? own(typed) : some()
     if (j >= 0) return go(j)
-    $('about').textContent = `No prepared prompt has “${asked}” in it.`
+    $('about').textContent = `No prepared prompt has “${typed}” in it.`
   })
   for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
     show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
@@ -300,14 +319,15 @@ async function fetchTheRest() { // so that all prompts can be shown without a ne
 
 try {
   ({ contents, text, read } = await open('data'))
-  $('how-many').textContent = contents.prompts.length
+  const { ask, prompts: { length } } = contents
+  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}`
   $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
   for (const section of document.querySelectorAll('section')) section.hidden = false
   listen()
   offerTyping('data/model.safetensors')
   await show(fromAddress(location.hash))
   $('message').hidden = true
-  setTimeout(fetchTheRest, 1000)
+  if (!contents.ask) setTimeout(fetchTheRest, 1000)
 } catch (e) {
   $('message').textContent = e.message
   $('main').removeAttribute('aria-busy')

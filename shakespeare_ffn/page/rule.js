@@ -61,5 +61,5 @@ export function byNearest(prompt, contents, rule, withItself) {
   return { empty, says: empty ? Float64Array.from(contents.unigram) : says, blocks }
 }
 
-export const predict = (prompt, contents, rule, withItself) =>
-  (rule.votes ? byNearest : byThresholds)(prompt, contents, rule, withItself)
+export const predict = (prompt, contents, rule, withItself) => // what the corpus does not have cannot be with itself
+  (rule.votes ? byNearest : byThresholds)(prompt, contents, rule, withItself && prompt.own.length > 0)

@@ -1,16 +1,23 @@
 "The page to play with computes what the package computes, and anybody can use it."
-import http.server, json, shutil, subprocess, threading
+import http.server, json, shutil, signal, socket, subprocess, threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 import pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn.core import WEIGHTS
-from shakespeare_ffn.model import next_char_probs
-from shakespeare_ffn.similar_space import article_approximation, tuned_approximation
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.data import load_corpus
+from shakespeare_ffn.explore import N_LISTED, PageData, varints
+from shakespeare_ffn.model import load_model, next_char_probs
+from shakespeare_ffn.nearest_strings import Vote
+from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT/'play'
 NODE = shutil.which('node')
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
@@ -21,22 +28,34 @@ def tool():
         import play
         yield play
 
+class Known:
+    "What Python knows of the page's prompts."
+    def __init__(self, folder):
+        corpus = load_corpus()
+        self.data = PageData(corpus, corpus_index(corpus, load_model()))
+        self.index, self.model, self.corpus = self.data.index, self.data.model, corpus
+        self.contents = json.loads((folder/'data'/'contents.json').read_bytes())
+        self.prompts = [p['text'] for p in self.contents['prompts']]
+        self.distances = torch.tensor([p['distance'] for p in self.contents['prompts']]).double()
+        self.queries, self.own = self.index.queries(self.prompts), self.data.own(self.prompts)
+        self.counts, self.unigram = self.data.values, unigram_distribution(corpus)
+        tokens = torch.stack([self.model.tokenizer.encode(p) for p in self.prompts])
+        self.probs = next_char_probs(self.model, tokens)
+        self.above = self.data.above_edges(self.queries, self.own)
+
 @pytest.fixture(scope='module')
 def site(tool, tmp_path_factory):
     "The page with its data, in a folder of its own; and what Python knows of it."
     folder = tmp_path_factory.mktemp('play')
-    shutil.copytree(PAGE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('data'))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tool, 'DATA', folder/'data')
-        made = []
-        patch.setattr(tool, 'Play', lambda n, real=tool.Play: made.append(real(n)) or made[0])
-        assert '30 prompts' in tool.make([])
-    return folder, made[0]
+        patch.setattr(tool, 'SITE', folder)
+        assert '30 prompts' in tool.play([])
+    return folder, Known(folder)
 
 @given(numbers=st.lists(st.integers(0, 2**40)))
-def test_numbers_of_variable_length(tool, numbers):
+def test_numbers_of_variable_length(numbers):
     found, n, shift = [], 0, 0
-    for byte in tool.varints(numbers):
+    for byte in varints(numbers):
         n, shift = n | (byte & 127) << shift, shift + 7
         if byte < 128: found, n, shift = [*found, n], 0, 0
     assert found == numbers
@@ -84,7 +103,7 @@ def test_thresholds_are_those_of_the_package(site, in_javascript, itself):
         _, shares = rule.parts(counts)
         assert torch.allclose(torch.tensor([s['shares'] for s in says]).double(), shares.T, atol=1e-6)
 
-def play_edges(site) -> list: return json.loads((site[0]/'data'/'contents.json').read_bytes())['edges']
+def play_edges(site) -> list: return site[1].contents['edges']
 
 def test_nearest_strings_are_those_of_the_package(site, in_javascript):
     play = site[1]
@@ -93,9 +112,9 @@ def test_nearest_strings_are_those_of_the_package(site, in_javascript):
     assert (model - play.probs).abs().max() < 1e-5
     assert (hellinger(says, play.probs) - play.distances).abs().max() < 2e-3
 
-def test_strings_cosines_and_what_follows(site, in_javascript, tool):
+def test_strings_cosines_and_what_follows(site, in_javascript):
     play = site[1]
-    found = tool.Vote(4, False).nearest(play.queries, play.index.keys, tool.N_LISTED, play.own)
+    found = Vote(4, False).nearest(play.queries, play.index.keys, N_LISTED, play.own)
     for rows, cosines, there in zip(found.rows, found.cosines, in_javascript):
         for row, cosine, (string, near, following) in zip(rows.tolist(), cosines.tolist(), there['strings']):
             assert string == play.index.strings[play.index.ids[row]] and abs(near - cosine) < 1e-5
@@ -245,3 +264,65 @@ def test_type_anything(view, site):
     page.wait_for_function("document.querySelector('#typed').value.length > 12")
     page.get_by_role('button', name='Stop').click()
     assert page.input_value('#typed').startswith('ROMEO:')
+
+SERVER = """
+import os, signal, sys
+from shakespeare_ffn import explore
+sys.argv[1:] and explore.main(sys.argv[1:])
+"""
+
+@pytest.fixture
+def server(start):
+    "The command, started; its address."
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = s.getsockname()[1]
+    process = start(SERVER, '--port', port)
+    for line in process.stderr:
+        if 'shows the page' in line: break
+    yield process, f'http://127.0.0.1:{port}/'
+
+def get(url, **headers) -> bytes:
+    with urlopen(Request(url, headers=headers), timeout=120) as response: return response.read()
+
+def test_a_server_for_any_prompt(server, site):
+    "for many at once; its answers are those of the files; it ends when it is interrupted"
+    process, address = server
+    prompts = [*site[1].prompts[:5], 'xylophone ', 'zebra zebr']*10
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(lambda p: get(f'{address}data/ask.bin?{urlencode(dict(prompt=p))}'), prompts))
+    assert answers[:5] == [(site[0]/'data'/f'{i}.bin').read_bytes() for i in range(5)]
+    assert answers == answers[:7]*10
+    with pytest.raises(HTTPError, match='403'): get(address, Host='evil.example')
+    with pytest.raises(HTTPError, match='400'): get(f'{address}data/ask.bin?prompt=short')
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 0
+
+def test_a_port_that_is_taken(start):
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        s.listen()
+        process = start(SERVER, '--port', s.getsockname()[1])
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and 'give another --port' in err and 'Traceback' not in err
+
+def test_ask_in_the_page(server, browser):
+    page = browser.new_context().new_page()
+    page.goto(server[1])
+    page.wait_for_selector('#main:not([aria-busy])')
+    about = 'document.querySelector("#about").textContent'
+    answers = {'xylophone ': 'do not have it', 'too short': 'characters; give 10', 'And only l': 'once'}
+    for text, said in answers.items():
+        page.fill('#search', text)
+        page.press('#search', 'Enter')
+        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+    assert page.text_content('#prompt') == 'And only l'
+    page.fill('#search', 'quoth the raven')
+    page.press('#search', 'Enter')
+    page.wait_for_function('document.querySelector("#prompt").textContent.startsWith("quoth")')
+    shared = page.url
+    page.goto('about:blank')
+    page.goto(shared)
+    page.wait_for_selector('#main:not([aria-busy])')
+    assert page.text_content('#prompt') == 'quoth the raven'
+    page.context.close()

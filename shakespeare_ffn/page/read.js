@@ -1,7 +1,8 @@
 // Reads what tools/play.py has written. All numbers of a prompt are whole, from 0 up, seven bits a byte.
 
 async function unpacked(response) { // a compressed response → ArrayBuffer
-  if (!response.ok) throw new Error(`${response.url} could not be read (${response.status})`)
+  if (!response.ok) throw new Error(response.status < 500 && response.status !== 404 || response.status === 503 ?
+    await response.text() : `${response.url} could not be read (${response.status})`)
   return new Response(response.body.pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
 }
 
@@ -65,11 +66,11 @@ export async function open(folder) { // → contents, and a function that reads 
   if (!response.ok) throw new Error('the data of this page is missing; `make play` writes it')
   const contents = await response.json()
   const text = new TextDecoder().decode(await unpacked(await fetch(`${folder}/text.bin`)))
-  const kept = new Map()
-  async function read(i) {
+  const kept = new Map(), asked = i => `ask.bin?prompt=${encodeURIComponent(contents.prompts[i].text)}`
+  async function read(i) { // from a file, or from a server that can be asked
     if (!kept.has(i)) {
-      const bytes = new Uint8Array(await unpacked(await fetch(`${folder}/${i}.bin`)))
-      kept.set(i, decode(bytes, contents, text))
+      const response = await fetch(`${folder}/${contents.ask ? asked(i) : `${i}.bin`}`)
+      kept.set(i, decode(new Uint8Array(await unpacked(response)), contents, text))
     }
     return kept.get(i)
   }
