@@ -202,6 +202,7 @@ def page_files(data: PageData) -> dict: # path → content
             '/data/text.bin': gzip.compress(data.corpus.text.encode(), mtime=0)}
     return static | made | {'/': static['/index.html']}
 
+# %% ../nbs/21_explore.ipynb #c051c
 class Application:
     "A WSGI application: the page, and what it asks."
     def __init__(self, data: PageData, weights: Path,

@@ -1,8 +1,12 @@
-// Reads what tools/play.py has written. All numbers of a prompt are whole, from 0 up, seven bits a byte.
+// Reads what nbs/21_explore.ipynb tells. All numbers of a prompt are whole, from 0 up, seven bits a byte.
+
+async function complaint(response) { // in the words of our own server, if it is one
+  const own = response.headers.get('content-type')?.startsWith('text/plain')
+  return own ? response.text() : `${response.url} could not be read (${response.status})`
+}
 
 async function unpacked(response) { // a compressed response → ArrayBuffer
-  if (!response.ok) throw new Error(response.status < 500 && response.status !== 404 || response.status === 503 ?
-    await response.text() : `${response.url} could not be read (${response.status})`)
+  if (!response.ok) throw new Error(await complaint(response))
   return new Response(response.body.pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
 }
 
