@@ -47,7 +47,8 @@ def elsewhere(tmp_path):
 def test_wheel_carries_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     package = ROOT/'shakespeare_ffn'
-    data = [p.relative_to(ROOT).as_posix() for p in [*package.glob('*.json'), *package.glob('weights/*')]]
+    carried = '*.json', 'weights/*', 'page/*'
+    data = [p.relative_to(ROOT).as_posix() for pattern in carried for p in package.glob(pattern)]
     assert data and set(data) <= set(names)
     assert not [n for n in names if not n.startswith('shakespeare_ffn')]
 
