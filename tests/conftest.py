@@ -12,9 +12,9 @@ def pytest_configure(config):
                             'posix: needs signals, file modes, a shell or limits as POSIX has them')
 
 # Files that take longest come first, or one process would be left with them at the end.
-LONGEST = ['test_training', 'test_index', 'test_threshold_attention', 'test_site', 'test_command',
-           'test_text', 'test_faults', 'test_reproduce', 'test_gpu', 'test_state', 'test_gpu_command',
-           'test_wheel']
+LONGEST = ['test_training', 'test_index', 'test_explore', 'test_threshold_attention', 'test_site',
+           'test_command', 'test_text', 'test_faults', 'test_reproduce', 'test_gpu', 'test_state',
+           'test_gpu_command', 'test_wheel']
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))

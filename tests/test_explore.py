@@ -265,11 +265,7 @@ def test_type_anything(view, site):
     page.get_by_role('button', name='Stop').click()
     assert page.input_value('#typed').startswith('ROMEO:')
 
-SERVER = """
-import os, signal, sys
-from shakespeare_ffn import explore
-sys.argv[1:] and explore.main(sys.argv[1:])
-"""
+SERVER = 'from shakespeare_ffn.explore import main; main()'
 
 @pytest.fixture
 def server(start):

@@ -148,8 +148,9 @@ def docs(argv) -> str:
     shutil.rmtree(PAGES, ignore_errors=True)
     run('nbdev_proc_nbs')
     shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates', 'variants'))
-    page = ROOT/'_play' if (ROOT/'_play').is_dir() else ROOT/'shakespeare_ffn'/'page' # with data, or without
-    shutil.copytree(page, PAGES/'play')
+    shutil.copytree(ROOT/'shakespeare_ffn'/'page', PAGES/'play')
+    data = ROOT/'_play'/'data' # if `make play` has made it
+    if data.is_dir(): shutil.copytree(data, PAGES/'play'/'data')
     for path in PAGES.rglob('*.ipynb'): prepare(path)
     number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)

@@ -142,10 +142,10 @@ function entry(s) {
 
 let listed = '' // which list is drawn: it is long, and seldom changes
 function drawStrings(found) {
-  const blocks = found.blocks.map(b => b.block)
-  if (!blocks.includes(state.block)) state.block = blocks[blocks.indexOf(likeliest(found.blocks.map(b => b.share), 1)[0])] ?? null
-  const at = state.block === null ? likeliest(found.blocks.map(b => b.share), 1)[0] : blocks.indexOf(state.block)
-  const { block, list, n } = found.blocks[at], some = list.slice(0, contents.listed)
+  // the block that was chosen, or at first the one that says most
+  const blocks = found.blocks.map(b => b.block), [most] = likeliest(found.blocks.map(b => b.share), 1)
+  if (!blocks.includes(state.block)) state.block = blocks[most]
+  const { block, list, n } = found.blocks[blocks.indexOf(state.block)], some = list.slice(0, contents.listed)
   const now = [state.prompt, state.name, block, some.length].join()
   $('strings-text').textContent = `Block ${block} finds ${n.toLocaleString('en')}` +
     (some.length < n ? `; here are the ${some.length} nearest` : '') +
@@ -237,15 +237,22 @@ function build() { // what depends on the rule and on the prompt
     `${harder} of the ${contents.prompts.length} prompts are harder.`
 }
 
+let asks = 0 // how many prompts have been asked for: an answer that comes after a later one is not shown
+
 async function show(next, how) {
+  const ask = ++asks
+  let told
   $('main').setAttribute('aria-busy', 'true')
-  try { prompt = await read(next.prompt) }
+  try { told = await read(next.prompt) }
   catch (e) { // such as a prompt that the model cannot take: what was shown stays
+    if (ask !== asks) return
     $('main').removeAttribute('aria-busy')
     if (!state) throw e
     $('about').textContent = e.message
     return
   }
+  if (ask !== asks) return
+  prompt = told
   state = next
   build()
   draw()
@@ -261,7 +268,7 @@ const PRESETS = [
     () => only(fresh(usual(), 'tuned'), 0)],
   ['More similar is not better', 'Raise the threshold of block 0 from .85: few strings are left, and the answer gets worse.',
     () => { const s = only(fresh(usual(), 'tuned'), 0); s.rule.thresholds[0] = .85; return s }],
-  ['A text the model never saw', "The article's worst prompt. The corpus knows how it goes on, and the model does not.",
+  ['A text the model never saw', "The hardest of these prompts. The corpus knows how it goes on, and the model does not.",
     () => fresh(worst(), 'nearest')],
 ]
 const usual = () => Math.max(0, contents.prompts.findIndex(p => p.text === 'And only l'))
@@ -295,7 +302,9 @@ function listen() {
   for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
     show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
   $('itself').addEventListener('change', () => { state.itself = $('itself').checked; remember(); redraw() })
-  $('presets').replaceChildren(...PRESETS.map(([name, says, preset]) => {
+  // a server does not know which prompt is the hardest
+  const presets = contents.ask ? PRESETS.slice(0, -1) : PRESETS
+  $('presets').replaceChildren(...presets.map(([name, says, preset]) => {
     const button = make('button', { type: 'button' }, name, make('small', {}, says))
     button.addEventListener('click', () => show(preset(state), 'pushState').then(() => $('answer').scrollIntoView({ block: 'nearest' })))
     return button

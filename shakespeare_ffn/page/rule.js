@@ -44,7 +44,7 @@ export function byThresholds(prompt, contents, rule, withItself) {
 
 // { k, votes: [{ block, beta, power, share }] } → the same
 export function byNearest(prompt, contents, rule, withItself) {
-  const itself = { cosine: 1, next: prompt.own, itself: true }
+  const itself = { cosine: 1, next: prompt.own }
   const blocks = rule.votes.map((vote, v) => {
     const others = prompt.votes[v].slice(0, rule.k - (withItself ? 1 : 0))
     const list = withItself ? [itself, ...others] : others
@@ -52,7 +52,7 @@ export function byNearest(prompt, contents, rule, withItself) {
     const counts = zeros(contents.chars.length)
     list.forEach((s, i) => added(counts, s.next, weights[i]))
     const says = normalised(normalised(counts).map(p => p ** vote.power))
-    return { block: vote.block, n: list.length, says, share: vote.share, list: others, heaviest: sum(weights) }
+    return { block: vote.block, n: list.length, says, share: vote.share, list: others }
   })
   const shares = normalised(blocks.map(b => sum(b.says) > 0 ? b.share : 0))
   const says = zeros(contents.chars.length)
