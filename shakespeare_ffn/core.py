@@ -38,6 +38,7 @@ def code_point(c: str) -> str: return f'⟨U+{ord(c):04X}⟩'
 @functools.lru_cache(2**14)
 def show_char(c: str) -> str:
     "A character as one can read it: a sign for what has no picture of its own, and no two the same."
+    if len(c) != 1: return show_text(c).replace(' ', '␣') # a token of several
     if c == ' ': return '␣'
     if c in SIGNS: return SIGNS[c]
     # C: controls, formats, surrogates, unassigned; Z: blanks; M: marks that join a letter

@@ -66,7 +66,7 @@ def corpus_bytes() -> bytes:
 class CharTokenizer:
     "Characters to token ids and back."
     def __init__(self, chars: str): # the vocabulary, in order of token id
-        self.chars = chars
+        self.chars = self.names = chars
         self.stoi = {c: i for i, c in enumerate(chars)}
 
     def __len__(self): return len(self.chars)
@@ -83,6 +83,16 @@ class CharTokenizer:
     def decode(self, tokens) -> str: # tokens: an iterable of token ids
         ids = tokens.tolist() if hasattr(tokens, 'tolist') else tokens
         return ''.join(self.chars[int(i)] for i in ids)
+
+# %% ../nbs/00_data.ipynb #tk2
+@patch
+def split(self: CharTokenizer, text: str) -> tuple: # (n,) token ids, (n+1,) where each begins, and the end
+    "The tokens of a text, in the smallest unsigned dtype that holds the vocabulary."
+    if unknown := set(text) - set(self.chars): self.encode(min(unknown)) # says so
+    order = np.argsort([ord(c) for c in self.chars])
+    codes = np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), np.uint32)
+    ids = order[np.searchsorted([ord(self.chars[i]) for i in order], codes)]
+    return ids.astype(np.min_scalar_type(len(self)-1)), np.arange(len(text)+1)
 
 # %% ../nbs/00_data.ipynb #c047
 def rank_windows(tokens: np.ndarray, # (n,) token ids
@@ -103,10 +113,12 @@ def rank_windows(tokens: np.ndarray, # (n,) token ids
 
 # %% ../nbs/00_data.ipynb #c049
 class Substrings:
-    "The distinct substrings of `length` characters by first occurrence; `self[i]` is the i-th as a `str`."
-    def __init__(self, text: str, tokens: np.ndarray, length: int, vocab_size: int):
+    "The distinct substrings of `length` tokens by first occurrence; `self[i]` is the i-th as a `str`."
+    def __init__(self, text: str, tokens: np.ndarray, length: int, vocab_size: int,
+                 begins=None): # (len(tokens)+1,) where each token begins; default: each is a character
         first, rank = rank_windows(tokens, length, vocab_size)
         self.text, self.length, self.all_tokens = text, length, tokens
+        self.begins = np.arange(len(tokens)+1) if begins is None else begins
         rank_of = np.argsort(first)                    # (n,) alphabetical rank of each string
         self.first = first[rank_of]                    # (n,) position of its first occurrence, ascending
         self.order = np.empty_like(rank_of)            # (n,) ids in alphabetical order
@@ -117,7 +129,7 @@ class Substrings:
 
     def __getitem__(self, i: int) -> str:
         start = self.first[i]
-        return self.text[start:start+self.length]
+        return self.text[self.begins[start]:self.begins[start+self.length]]
 
     @functools.cached_property
     def _grouped(self): # positions grouped by string, and where each group begins
@@ -126,13 +138,13 @@ class Substrings:
 # %% ../nbs/00_data.ipynb #c051
 @patch
 def find(self: Substrings, s: str) -> int:
-    "The number of a string, -1 if the text does not contain it."
+    "The number of a string, -1 if the text does not contain it; for tokens that are characters."
     start = self.text.find(s) if len(s) == self.length else -1
     return int(self.ids[start]) if start >= 0 else -1
 
 @patch
 def positions(self: Substrings, i: int) -> np.ndarray:
-    "Every position of the text at which string `i` stands, ascending."
+    "Every token of the text at which string `i` begins, ascending."
     where, begins = self._grouped
     return where[begins[i]:begins[i+1]]
 
@@ -142,35 +154,59 @@ def tokens(self: Substrings, ids) -> np.ndarray: # (len(ids), length)
     "Token ids of the strings with these numbers."
     return self.all_tokens[self.first[ids][:, None] + np.arange(self.length)]
 
+# %% ../nbs/00_data.ipynb #tk5
+def _less(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, length) both → (n,) bool
+    "Which rows come before their partners in the alphabet."
+    differs = a != b
+    at = np.arange(len(a)), differs.argmax(1) # the first difference, or 0
+    return differs[at] & (a[at] < b[at])
+
+@patch
+def find_all(self: Substrings, tokens: np.ndarray) -> np.ndarray: # (n, length) → (n,)
+    "The numbers of strings of these tokens, -1 for those that the text does not contain."
+    low, high = np.zeros(len(tokens), int), np.full(len(tokens), len(self))
+    while (low < high).any(): # each string stands from `low` on, and before `high` if at all
+        middle = np.minimum((low + high)//2, len(self)-1)
+        before = _less(self.tokens(self.order[middle]), tokens)
+        undecided = low < high
+        low = np.where(undecided & before, middle+1, low)
+        high = np.where(undecided & ~before, middle, high)
+    number = self.order[np.minimum(low, len(self)-1)]
+    return np.where((self.tokens(number) == tokens).all(1), number, -1)
+
 # %% ../nbs/00_data.ipynb #c056
 @dataclass(eq=False)
 class Corpus:
     "A text with its tokenizer, hash, train/validation split and substrings."
     text: str
-    tokenizer: CharTokenizer
+    tokenizer: CharTokenizer # or another that has `names`, `stoi`, `encode`, `decode` and `split`
     sha256: str # of the file's bytes
 
     @functools.cached_property
-    def tokens(self) -> np.ndarray: # (n_chars,) smallest unsigned dtype that holds the vocabulary
-        codes = np.frombuffer(self.text.encode('utf-32-le', 'surrogatepass'), np.uint32)
-        ids = np.searchsorted([ord(c) for c in self.tokenizer.chars], codes)
-        return ids.astype(np.min_scalar_type(len(self.tokenizer)-1))
+    def _split(self) -> tuple: return self.tokenizer.split(self.text)
+
+    @property
+    def tokens(self) -> np.ndarray: return self._split[0] # (n_tokens,), of the smallest dtype
+
+    @property
+    def begins(self) -> np.ndarray: return self._split[1] # (n_tokens+1,) where each token begins
 
     @functools.cached_property
     def kept(self) -> dict: return {} # length → Substrings; gone when the corpus is
 
     def __repr__(self):
-        size = f'{len(self.text):,} characters, {len(self.tokenizer)} distinct'
-        return f'Corpus({size}, sha256 {self.sha256[:12]}…)'
+        n, vocab_size = len(self.tokens), len(self.tokenizer)
+        tokens = f'{vocab_size} distinct' if n == len(self.text) else f'{n:,} tokens of {vocab_size:,}'
+        return f'Corpus({len(self.text):,} characters, {tokens}, sha256 {self.sha256[:12]}…)'
 
 # %% ../nbs/00_data.ipynb #c056x
 @patch
 def substrings(self: Corpus, length: int) -> Substrings:
-    "Its distinct substrings of `length` characters (kept after the first call)."
-    if not 1 <= length <= len(self.text):
-        raise UserError(f'a length of {length} is out of range: 1 to {len(self.text)}')
+    "Its distinct substrings of `length` tokens (kept after the first call)."
+    if not 1 <= length <= len(self.tokens):
+        raise UserError(f'a length of {length} is out of range: 1 to {len(self.tokens)}')
     if length not in self.kept:
-        self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer))
+        self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer), self.begins)
     return self.kept[length]
 
 # %% ../nbs/00_data.ipynb #c058
@@ -180,7 +216,8 @@ def note_line_ends(text: str, name: str):
         print(f'{show_text(name)}: {n:,} line ends are those of Windows, two characters; '
               'both are kept, the first is shown as ␍', file=sys.stderr)
 
-def load_corpus(path=None, # a text of your own (UTF-8), which needs a model trained on it
+def load_corpus(path=None,      # a text of your own (UTF-8), which needs a model trained on it
+                tokenizer=None, # a model's own; default: the text's characters
                ) -> Corpus:
     "Tiny Shakespeare, its hash checked, or the text at `path`."
     raw = corpus_bytes() if path is None else read_file(path)
@@ -189,11 +226,12 @@ def load_corpus(path=None, # a text of your own (UTF-8), which needs a model tra
         raise UserError(f'{path} is not UTF-8 text (byte {e.start}); convert it first') from e
     if not text: raise UserError(f'{path} is empty; give a text with at least a few thousand characters')
     note_line_ends(text, str(path))
-    return Corpus(text, CharTokenizer(''.join(sorted(set(text)))), hashlib.sha256(raw).hexdigest())
+    tokenizer = tokenizer or CharTokenizer(''.join(sorted(set(text))))
+    return Corpus(text, tokenizer, hashlib.sha256(raw).hexdigest())
 
 # %% ../nbs/00_data.ipynb #c062
 @patch(as_prop=True)
-def n_train(self: Corpus) -> int: return int(.9*len(self.text))
+def n_train(self: Corpus) -> int: return int(.9*len(self.tokens))
 
 @patch
 def split(self: Corpus) -> tuple: # train, validation

@@ -24,9 +24,9 @@ from .core import WEIGHTS, Parser, UserError, accelerator, command, device, refe
 from .corpus_keys import KeyIndex, corpus_index, say
 from .cosine_sims import cosine, threshold_attention
 from .data import Corpus, load_corpus
-from .explain import check_match
 from .model import check_prompt, load_model, next_char_probs
 from .nearest_strings import Nearest, Vote, mean_key, nearest_approximation
+from .other_models import check_match
 from .similar_space import article_approximation, tuned_approximation, unigram_distribution
 from .text_analysis import next_counts
 

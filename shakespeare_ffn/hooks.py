@@ -9,6 +9,7 @@ __all__ = ['PARTS', 'ACTIVATIONS', 'activation_names', 'hooked', 'capture', 'run
 from contextlib import contextmanager
 
 import torch
+from fastcore.basics import patch
 
 from .core import UserError
 from .model import Transformer, evaluating, plain_state
@@ -19,18 +20,29 @@ ACTIVATIONS = *PARTS[:2], 'hidden', *PARTS[2:] # all of a block
 
 def activation_names(model: Transformer) -> list:
     "The names that `hooked` and `capture` take, in the order in which the model computes them."
-    return [f'blocks.{b}.{name}' for b in range(len(model.blocks)) for name in ACTIVATIONS]
+    return [f'blocks.{b}.{name}' for b in range(model.n_layer) for name in ACTIVATIONS]
+
+# %% ../nbs/03_hooks.ipynb #pl1
+@patch
+def place(self: Transformer, block: int, part: str) -> tuple: # a module; does the activation go into it?
+    "Where an activation of a block is found."
+    b = self.blocks[block]
+    return dict(input=(b, True), sa=(b.sa, False), hidden=(b.ffwd.out, True),
+                ffwd=(b.ffwd, False), output=(b, False))[part]
 
 # %% ../nbs/03_hooks.ipynb #k302
+def _with_first(given, f): # what a hook is given, and what it returns
+    "Put what `f` makes of the activation in its place; None if `f` returns nothing."
+    if not isinstance(given, tuple): return f(given)
+    new = f(given[0])
+    return None if new is None else (new, *given[1:])
+
 def _register(model, name, f):
     "Have `f` called on a named activation; returns the handle that removes the hook."
     _, b, part = name.split('.')
-    block = model.blocks[int(b)]
-    if part in ('input', 'hidden'): # what goes into a module
-        module = block if part == 'input' else block.ffwd.out
-        return module.register_forward_pre_hook(lambda module, args: f(args[0]))
-    module = block if part == 'output' else getattr(block, part)
-    return module.register_forward_hook(lambda module, args, output: f(output))
+    module, goes_in = model.place(int(b), part)
+    if goes_in: return module.register_forward_pre_hook(lambda module, args: _with_first(args, f))
+    return module.register_forward_hook(lambda module, args, output: _with_first(output, f))
 
 # %% ../nbs/03_hooks.ipynb #h2p
 def _check_not_compiled(model):

@@ -28,9 +28,10 @@ from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
 from .cosine_sims import pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
-from .model import Transformer, next_char_probs
-from .similar_space import Evidence, approximation_file, fit_weights, mean_distance
-from .similar_space import unigram_distribution
+from .model import next_char_probs
+from .other_models import Decoder
+from .similar_space import Evidence, approximation_file, condense, fit_weights
+from .similar_space import mean_distance, unigram_distribution
 from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07c_nearest_strings.ipynb #c006
@@ -359,14 +360,14 @@ def _best_pair(votes: list, # of Vote, the best first
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 
 # %% ../nbs/07c_nearest_strings.ipynb #v015
-def nearest_file(model: Transformer) -> Path:
+def nearest_file(model: Decoder) -> Path:
     "Where `calibrate_nearest` keeps what it finds for a model."
     file = approximation_file(model)
     return file.with_name(f'{file.stem}-nearest.kept')
 
 def _try_spaces(index: KeyIndex, ids, k: int, values, probs, betas, progress) -> list: # the best first
     "Distance, number, vote and what it says, for the vectors of each block, as they are and centred."
-    queries = index.queries([index.strings[i] for i in ids])
+    queries = index.queries(index.strings.tokens(ids))
     own, tried = torch.as_tensor(index.row_of[ids]).long(), []
     spaces = [Vote(b, centred) for b in range(len(index.keys)) for centred in (False, True)]
     for i, v in enumerate(tqdm(spaces, disable=not progress)):
@@ -378,16 +379,18 @@ def _try_spaces(index: KeyIndex, ids, k: int, values, probs, betas, progress) ->
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025b
 def calibrate_nearest(corpus: Corpus,
-                      model: Transformer,
+                      model: Decoder,
                       index: KeyIndex = None, # default: that of length 10
-                      n=2000,                 # strings to tune on
+                      n=2000, # strings to tune on; fewer if what is said of them would exceed 2 GB
                       k=1000, betas=BETAS, progress=True) -> NearestApproximation:
     "Find how the nearest strings of a model vote best, and keep it in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, unigram = index.strings, unigram_distribution(corpus)
-    ids = prompt_ids(strings, len(strings))[-n:]
     values = next_counts(strings, len(corpus.tokenizer))[index.ids]
+    width = condense(values)[0].width
+    ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*width) + 1):]
     probs = next_char_probs(model, strings.tokens(ids)).cpu()
+    values, unigram, probs = condense(values, unigram, probs)
     _, _, votes, says = zip(*_try_spaces(index, ids, k, values, probs, betas, progress))
     pair = _best_pair(votes, says, probs, unigram)
     found = NearestApproximation(k, pair, f'tuned on {len(ids):,} strings', strings.length)
@@ -395,7 +398,7 @@ def calibrate_nearest(corpus: Corpus,
     return found
 
 # %% ../nbs/07c_nearest_strings.ipynb #v017
-def nearest_approximation(model: Transformer) -> NearestApproximation:
+def nearest_approximation(model: Decoder) -> NearestApproximation:
     "The votes tuned for a model: from the package, or from the user's cache."
     try:
         found = shipped('approximations.json').get(model.hash, {}).get('nearest')
@@ -424,7 +427,7 @@ def prompt_neighbours(index: KeyIndex,
     file = neighbours_file(index, v, n_prompts, k)
     if found := kept_tensors(file): return Nearest(found['rows'].long(), found['cosines'])
     ids = prompt_ids(index.strings, n_prompts)
-    queries, own = index.queries([index.strings[i] for i in ids]), torch.as_tensor(index.row_of[ids]).long()
+    queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     found = v.nearest(queries, index.keys, k, own, progress)
     keep_tensors(file, dict(rows=found.rows.int(), cosines=found.cosines))
     return found

@@ -42,7 +42,7 @@ def examine(corpus: Corpus,
     `distance` and `same` of a rule are (n,), `matches` (n_layer, n); `unigram` is a distance (n,)."""
     strings, model, unigram = index.strings, index.model, unigram_distribution(corpus)
     ids = prompt_ids(strings, n_prompts)
-    queries, own = index.queries([strings[i] for i in ids]), torch.as_tensor(index.row_of[ids]).long()
+    queries, own = index.queries(strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     values = next_counts(strings, len(corpus.tokenizer))[index.ids]
     probs = next_char_probs(model, strings.tokens(ids)).cpu() if probs is None else probs
     found = {'unigram': hellinger(unigram, probs).float()}

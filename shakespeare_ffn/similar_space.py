@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['mix', 'unigram_distribution', 'mean_distance', 'Approximation', 'article_approximation', 'approximation_file',
            'tuned_approximation', 'counts_file', 'prompt_counts', 'Evidence', 'block_distances', 'curve_grid',
-           'fit_weights', 'from_grid', 'Fit', 'fit', 'grid_around', 'calibrate', 'ValueSet', 'Crosswise', 'likeliest',
-           'agreement']
+           'fit_weights', 'from_grid', 'Fit', 'fit', 'grid_around', 'condense', 'calibrate', 'ValueSet', 'Crosswise',
+           'likeliest', 'agreement']
 
 # %% ../nbs/07_similar_space.ipynb #c003
 import json, time
@@ -20,12 +20,13 @@ from fastcore.basics import patch
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import SparseCounts, Values, best_device, block_counts, check_thresholds
-from .cosine_sims import similar, threshold_attention
+from .cosine_sims import LARGE, SparseCounts, Values, best_device, block_counts
+from .cosine_sims import check_thresholds, similar, threshold_attention
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
 from .data import Corpus, prompt_ids
 from .model import Transformer, next_char_probs, plain_state
+from .other_models import Decoder
 from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006
@@ -86,11 +87,11 @@ def article_approximation() -> Approximation:
     return Approximation(tuple(a['thresholds']), tuple(a['weights']), "the article's", 10)
 
 # %% ../nbs/07_similar_space.ipynb #c012
-def approximation_file(model: Transformer) -> Path:
+def approximation_file(model: Decoder) -> Path:
     "Where `calibrate` keeps what it finds for a model."
     return cache_dir()/'approximations'/f'{model.hash}.kept'
 
-def tuned_approximation(model: Transformer) -> Approximation:
+def tuned_approximation(model: Decoder) -> Approximation:
     "The values tuned for a model: from the package, or from the user's cache, where `calibrate` keeps them."
     carried = shipped('approximations.json').get(model.hash)
     found = carried or json.loads(kept(approximation_file(model)) or 'null')
@@ -137,7 +138,7 @@ def _count_and_keep(index: KeyIndex, n_prompts: int, block: int, thresholds: lis
 def _count_missing(corpus: Corpus, index: KeyIndex, n_prompts: int, missing: dict, progress) -> dict:
     "Count and keep what is missing, block by block: (block, threshold) → tensors."
     if not missing: return {}
-    queries = index.queries([index.strings[i] for i in prompt_ids(index.strings, n_prompts)])
+    queries = index.queries(index.strings.tokens(prompt_ids(index.strings, n_prompts)))
     values = Values(next_counts(index.strings, len(corpus.tokenizer))[index.ids])
     found = {}
     with tqdm(total=len(missing)*len(index), unit='keys', unit_scale=True, disable=not progress) as bar:
@@ -157,7 +158,7 @@ def prompt_counts(corpus: Corpus,
     """`threshold_attention` for the article's first prompts at length 10, kept in the user's cache.
 
     Counts are `(n_layer, [n_thresholds,] n_prompts, vocab_size)`, n_matches lack the last; both int32."""
-    t = check_thresholds(thresholds, model.config.n_layer)
+    t = check_thresholds(thresholds, model.n_layer)
     index = index or corpus_index(corpus, model)
     n_prompts = n_prompts or by_scale(20_000, 200)
 
@@ -318,23 +319,38 @@ def _calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
     "Strings to tune on: the last `n` of the permutation whose first 20,000 are the article's prompts."
     return prompt_ids(strings, len(strings))[-n:]
 
+# %% ../nbs/07_similar_space.ipynb #cd2
+def condense(values: SparseCounts,
+             *distributions, # (…, vocab_size) each
+            ) -> tuple:      # SparseCounts, distributions
+    "The same over the tokens that are counted and one for all others; small vocabularies stay as they are."
+    if values.width <= LARGE: return values, *distributions
+    tokens = values.column.unique()
+    def few(p):
+        counted = p[..., tokens]
+        others = (p.sum(-1, keepdim=True) - counted.sum(-1, keepdim=True)).clamp_min(0)
+        return torch.cat([counted, others], dim=-1)
+    column = torch.searchsorted(tokens, values.column)
+    return SparseCounts(values.begin, column, values.count, len(tokens)+1), *map(few, distributions)
+
 # %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
-              model: Transformer,
+              model: Decoder,
               index: KeyIndex = None, # default: that of length 10
               n=4000, # strings to tune on; fewer if all that is counted for them would exceed 2 GB
               progress=True) -> Approximation:
     "Find thresholds and weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)
-    strings, vocab_size, n_layer = index.strings, len(corpus.tokenizer), model.config.n_layer
-    values, unigram = next_counts(strings, vocab_size)[index.ids], unigram_distribution(corpus)
-    n, best = min(n, 2**28 // (13*n_layer*vocab_size) + 1), float64([[.775]]*n_layer)
+    strings, n_layer = index.strings, model.n_layer
+    all_values = next_counts(strings, len(corpus.tokenizer))[index.ids]
+    values, unigram = condense(all_values, unigram_distribution(corpus))
+    n, best = min(n, 2**28 // (13*n_layer*values.width) + 1), float64([[.775]]*n_layer)
     # coarse on a fifth of the strings, then fine on all
     for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
         ids = _calibration_ids(strings, some)
-        probs = next_char_probs(model, strings.tokens(ids)).cpu()
+        _, probs = condense(all_values, next_char_probs(model, strings.tokens(ids)).cpu())
         grid = (best + offsets).clamp(-1, .99).round(decimals=4)
-        queries = index.queries([strings[i] for i in ids])
+        queries = index.queries(strings.tokens(ids))
         counts, _ = threshold_attention(queries, index.keys, values, grid, progress=progress)
         best = grid[torch.arange(n_layer), block_distances(counts, probs, unigram).argmin(1)][:, None]
     chosen, weights, _ = fit(counts, probs, unigram)

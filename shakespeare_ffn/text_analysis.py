@@ -34,11 +34,11 @@ def next_counts(strings: Substrings,
 def top_tokens(p: torch.Tensor, # (vocab_size,) counts or probabilities
                tokenizer: CharTokenizer,
                n=10,            # at most so many; None: all
-              ) -> dict:        # character → count or probability, the largest first
-    "The characters with the largest entries, zeros left out; equal ones by token id."
+              ) -> dict:        # token → count or probability, the largest first
+    "The tokens with the largest entries, zeros left out; equal ones by token id."
     there = (p > 0).nonzero()[:, 0]
     largest = there[p[there].argsort(descending=True, stable=True)[:n]]
-    return {tokenizer.chars[i]: x for i, x in zip(largest.tolist(), p[largest].tolist())}
+    return {tokenizer.names[i]: x for i, x in zip(largest.tolist(), p[largest].tolist())}
 
 # %% ../nbs/06_text_analysis.ipynb #c020
 def normalise(counts: torch.Tensor, # (…, vocab_size), not negative

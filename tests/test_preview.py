@@ -82,7 +82,8 @@ def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
     e = explain('to', corpus, model, tuned_approximation(model), exclude_self=exclude_self, quiet=True)
     index = corpus_index(corpus, model, 2, quiet=True)
     probs = next_char_probs(model, check_prompt('to', model))[0]
-    preview = Preview('to', probs, corpus, tuned_approximation(model), exclude_self)
+    tokens = model.tokenizer.encode('to')
+    preview = Preview(tokens, probs, corpus, tuned_approximation(model), exclude_self)
     for rows in np.array_split(np.random.default_rng(0).permutation(len(index)), 7):
         preview.update([(index.ids[rows], index.keys[:, rows])], index.compute)
     for counts, b in zip(preview.counts(), e.blocks, strict=True):

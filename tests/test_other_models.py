@@ -1,0 +1,261 @@
+"""Models of other makes: they compute what their own library computes, and their files lead to answers."""
+import json
+import pickle
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from shakespeare_ffn.core import UserError
+from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
+from shakespeare_ffn.explain import main
+from shakespeare_ffn.hooks import PARTS, capture, hooked
+from shakespeare_ffn.model import snapshot
+from shakespeare_ffn.nearest_strings import calibrate_nearest
+from shakespeare_ffn.other_models import FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
+from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
+
+try: import transformers
+except ImportError: transformers = None
+pytestmark = pytest.mark.skipif(transformers is None, reason="needs pip install 'shakespeare_ffn[hf]'")
+SIZES = dict(n_layer=2, n_head=2, n_embd=32, vocab_size=65)
+
+def some_tokens(vocab_size=65, n=3, length=40): return torch.randint(vocab_size, (n, length))
+
+def largest_difference(a, b): return (a - b).abs().max()
+
+@pytest.fixture(scope='module')
+def text(tmp_path_factory, corpus):
+    file = tmp_path_factory.mktemp('text')/'input.txt'
+    file.write_text(corpus.text, encoding='utf-8', newline='')
+    return file
+
+@pytest.fixture(scope='module')
+def tokenizer_file(tmp_path_factory, corpus):
+    "A byte-level tokenizer of 600 tokens, as GPT-2's is made."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                  show_progress=False)
+    t.train_from_iterator([corpus.text], trainer)
+    file = tmp_path_factory.mktemp('tokenizer')/'tokenizer.json'
+    t.save(str(file))
+    return file
+
+# Models with random numbers in every place.
+
+def shaken(model):
+    for name, p in model.named_parameters():
+        if name.endswith('bias'): torch.nn.init.normal_(p, std=.1)
+        elif p.dim() == 1: torch.nn.init.normal_(p, 1, .1)
+    return model.eval().requires_grad_(False)
+
+def gpt2(**options):
+    return shaken(transformers.GPT2LMHeadModel(transformers.GPT2Config(n_positions=64, **SIZES | options)))
+
+def other(kind, **options):
+    "A small model of another family."
+    sizes = dict(num_hidden_layers=2, num_attention_heads=4, hidden_size=32, intermediate_size=80,
+                 vocab_size=65, max_position_embeddings=64, use_cache=False)
+    if kind != 'gpt_neox': sizes |= dict(num_key_value_heads=2)
+    config = transformers.AutoConfig.for_model(kind, **sizes | options)
+    return shaken(transformers.AutoModelForCausalLM.from_config(config))
+
+def save(model, folder, tokenizer_file):
+    model.save_pretrained(folder)
+    (folder/'tokenizer.json').write_bytes(tokenizer_file.read_bytes())
+    return folder
+
+def checkpoint(path, model, bias, instead={}):
+    "Write what nanoGPT would write of GPT-2's weights."
+    turned = 'c_attn.weight', 'c_proj.weight', 'c_fc.weight'
+    tensors = {k: v.t().contiguous() if k.endswith(turned) else v for k, v in model.state_dict().items()
+               if bias or not k.endswith('.bias')}
+    sizes = {k: getattr(model.config, k) for k in SIZES}
+    args = sizes | dict(block_size=model.config.n_positions, bias=bias, dropout=.2)
+    torch.save(dict(model=tensors, model_args=args, iter_num=5000, config=dict(dataset='shakespeare_char'),
+                    best_val_loss=torch.tensor(1.5)) | instead, path)
+    return path
+
+# What is computed.
+
+@given(st.booleans(), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 2**30))
+@settings(max_examples=20, deadline=None)
+def test_a_nanogpt_checkpoint_computes_the_same(tmp_path_factory, text, bias, n_layer, n_head, seed):
+    torch.manual_seed(seed)
+    theirs = gpt2(n_layer=n_layer, n_head=n_head, activation_function='gelu')
+    if not bias:
+        for name, p in theirs.named_parameters(): p.mul_(not name.endswith('.bias'))
+    path = checkpoint(tmp_path_factory.mktemp('gpt')/'ckpt.pt', theirs, bias)
+    ours, tokens = load_nanogpt(path, text), some_tokens()
+    assert largest_difference(ours(tokens), theirs(tokens).logits) < 1e-5
+
+@pytest.mark.parametrize('nonlinearity', ['gelu_new', 'gelu', 'relu'])
+def test_gpt2(tmp_path, tokenizer_file, nonlinearity):
+    theirs = gpt2(vocab_size=600, activation_function=nonlinearity)
+    ours, tokens = load_huggingface(save(theirs, tmp_path, tokenizer_file)), some_tokens(600)
+    assert largest_difference(ours(tokens), theirs(tokens).logits) < 1e-5
+    for part in 'sa', 'ffwd', 'hidden', 'output': # along the tree, and string by string
+        one_by_one, along_the_tree = plain_keys(ours, tokens, part), forward_of(ours, part=part)(tokens)
+        assert largest_difference(one_by_one, along_the_tree) < 1e-4
+
+def test_weights_in_several_files(tmp_path, tokenizer_file):
+    theirs = gpt2(vocab_size=600)
+    theirs.save_pretrained(tmp_path, max_shard_size='20KB')
+    (tmp_path/'tokenizer.json').write_bytes(tokenizer_file.read_bytes())
+    assert len(list(tmp_path.glob('*.safetensors'))) > 1
+    tokens = some_tokens(600)
+    assert largest_difference(load_huggingface(tmp_path)(tokens), theirs(tokens).logits) < 1e-5
+
+KINDS = [(kind, {}) for kind in FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
+
+@pytest.mark.parametrize('kind, options', KINDS)
+def test_other_families(tmp_path, tokenizer_file, kind, options):
+    theirs = other(kind, vocab_size=600, **options)
+    ours, tokens = load_huggingface(save(theirs, tmp_path, tokenizer_file)), some_tokens(600)
+    assert isinstance(ours, HuggingFaceModel)
+    assert torch.equal(ours(tokens), theirs(tokens).logits)
+    found = capture(ours, tokens)
+    for b in range(ours.n_layer): # the names mean what they mean elsewhere
+        before, sa, ffwd, after = (found[f'blocks.{b}.{part}'] for part in PARTS)
+        assert largest_difference(before + sa + ffwd, after) < 1e-5
+        assert found[f'blocks.{b}.hidden'].shape[-1] == ours.n_hidden
+
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_hooks_reach_into_other_families(kind):
+    model, tokens = HuggingFaceModel(other(kind), None, {}).eval(), some_tokens()
+    names = [f'blocks.1.{part}' for part in ('input', 'sa', 'ffwd', 'output')]
+    before = model(tokens)
+    for name in names:
+        with hooked(model, {name: lambda x: x}): assert torch.equal(model(tokens), before)
+        with hooked(model, {name: lambda x: 2*x}): assert not torch.allclose(model(tokens), before)
+    assert torch.equal(model(tokens), before)
+
+def test_a_snapshot_keeps_what_an_edit_changes():
+    model, tokens = HuggingFaceModel(other('llama'), None, {}).eval(), some_tokens()
+    taken, before = snapshot(model), model(tokens)
+    model.inner.model.layers[0].mlp.down_proj.weight.mul_(2)
+    assert torch.equal(taken(tokens), before) and taken.hash != model.hash
+    handle = model.inner.model.layers[0].register_forward_hook(print)
+    with pytest.raises(UserError, match='is hooked'): snapshot(model)
+    handle.remove()
+
+def test_what_a_configuration_says_is_part_of_the_name():
+    a, b = (HuggingFaceModel(other('llama', rms_norm_eps=eps), None, {}) for eps in (1e-6, 1e-5))
+    b.load_state_dict(a.state_dict())
+    assert a.hash != b.hash
+
+# Tokens.
+
+@given(st.text(max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_any_text_is_split_where_its_tokens_begin(tokenizer_file, text):
+    tokenizer = FileTokenizer(tokenizer_file)
+    tokens, begins = tokenizer.split(text)
+    assert len(begins) == len(tokens) + 1 and begins[-1] == len(text) and (begins[1:] >= begins[:-1]).all()
+    assert tokens.tolist() == tokenizer.encode(text).tolist()
+    for t, begin, end in zip(tokens, begins[:-1], begins[1:]): # a token that is whole characters is these
+        if re.fullmatch(r'[ -~\n]+', text[begin:end]): assert tokenizer.names[t] == text[begin:end]
+
+def test_names_are_distinct(tokenizer_file):
+    tokenizer = FileTokenizer(tokenizer_file, 610)
+    assert len(tokenizer) == len(set(tokenizer.names)) == len(tokenizer.stoi) == 610
+    with pytest.raises(UserError, match='do not fit'): FileTokenizer(tokenizer_file, 10)
+
+# From files to an answer.
+
+def answers(capsys, tmp_path, name, text, prompt='And only l'):
+    "Tune a little, explain; the explanation as data and as text."
+    model, options = open_model(name), ['--model', str(name), '--text', str(text)]
+    calibrate_nearest(corpus_for(model, text), model, n=40, betas=(10, 20), progress=False)
+    capsys.readouterr()
+    main([prompt, *options, '--json', '--figure', str(tmp_path/'figure.svg')])
+    as_json, messages = capsys.readouterr()
+    main([prompt, *options])
+    return json.loads(as_json), capsys.readouterr().out, messages
+
+@pytest.fixture
+def small_text(tmp_path, corpus):
+    file = tmp_path/'few pages.txt'
+    file.write_text(corpus.text[:20_000], encoding='utf-8', newline='')
+    return file
+
+def test_from_a_nanogpt_checkpoint_to_an_answer(tmp_path, new_cache, small_text, corpus, capsys):
+    folder = tmp_path/'out-shakespeare-char'
+    folder.mkdir()
+    (data := tmp_path/'data'/'shakespeare_char').mkdir(parents=True)
+    (data/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    path = checkpoint(folder/'ckpt.pt', gpt2(activation_function='gelu'), True)
+    said, shown, messages = answers(capsys, tmp_path, path, small_text)
+    assert said['length'] == 10 and 'tokens' not in said and 'which text it was trained on' in messages
+    assert shown.startswith("What comes after 'And only l'?") and len(said['blocks']) > 0
+
+@pytest.mark.parametrize('kind', ['gpt2', 'llama'])
+def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_file, capsys, kind):
+    theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
+    folder = save(theirs, tmp_path/'model', tokenizer_file)
+    said, shown, _ = answers(capsys, tmp_path, folder, small_text)
+    model = open_model(folder)
+    corpus = corpus_for(model, small_text)
+    assert said['tokens'] == [model.tokenizer.names[t] for t in model.tokenizer.encode('And only l')]
+    assert 'In tokens: ' + '│'.join(said['tokens']) in shown
+    index = corpus_index(corpus, model, len(said['tokens']), quiet=True)
+    assert len(index) > 1000
+    for b in said['blocks']: # a string stands where it is said to, and what follows is said to follow
+        for s in b['similar']:
+            assert all(corpus.text.startswith(s['string'], at) for at in s['positions'])
+            after = [corpus.text[at + len(s['string']):] for at in s['positions']]
+            assert all(any(rest.startswith(token) for rest in after) for token in s['next'])
+
+# What is refused.
+
+def fails(capsys, *options):
+    "The one line that is said of options that cannot be followed."
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e: main(['And only l', *map(str, options)])
+    out, err = capsys.readouterr()
+    assert e.value.code == 2 and out == '' and err.count('\n') == 1, err
+    return err
+
+def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    assert 'could not be fetched' in fails(capsys, '--model', 'nobody/nothing', '--text', text)
+    folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
+    def broken(name, content, said):
+        kept = (folder/name).read_bytes()
+        (folder/name).unlink()
+        if content is not None: (folder/name).write_bytes(content)
+        assert said in fails(capsys, '--model', folder, '--text', text)
+        (folder/name).write_bytes(kept)
+    broken('config.json', None, 'cannot read')
+    broken('config.json', b'{', 'is damaged')
+    broken('config.json', b'{"model_type": "bert"}', "'bert'; known here are gpt2, gpt_neox, llama")
+    config = json.loads((folder/'config.json').read_text())
+    for change, said in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
+                         (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
+                         (dict(n_layer=3), 'does not hold the weights'),
+                         (dict(vocab_size=500), 'do not fit')):
+        broken('config.json', json.dumps(config | change).encode(), said)
+    broken('model.safetensors', None, 'has no weights as safetensors')
+    broken('model.safetensors', b'x'*100, 'cannot be read')
+    broken('tokenizer.json', b'{}', 'is not a readable tokenizer')
+
+def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
+    path, theirs = tmp_path/'ckpt.pt', gpt2(activation_function='gelu')
+    def refused(said, **instead):
+        checkpoint(path, theirs, True, instead)
+        assert said in fails(capsys, '--model', path, '--text', text)
+    refused('nothing else is read', optimizer=Evil())
+    refused('an architecture that is not known', model=dict(encoder=torch.ones(2)))
+    refused('an architecture that is not known', model_args=dict(n_layer=2))
+    (tmp_path/'short.txt').write_text(corpus.text[:50])
+    checkpoint(path, theirs, True)
+    assert 'distinct characters' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    assert 'fewer than' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
+    (tmp_path/'foreign.txt').write_text('naïve '*100, encoding='utf-8')
+    assert 'is not in the vocabulary' in fails(capsys, '--model', path, '--text', tmp_path/'foreign.txt')
+
+class Evil:
+    def __reduce__(self): return (print, ('this runs',))
