@@ -10,14 +10,14 @@ from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.hooks import PARTS, capture, hooked
-from shakespeare_ffn.model import snapshot
+from shakespeare_ffn.model import Config, Transformer, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest
-from shakespeare_ffn.other_models import FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
+from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 
 try: import transformers
 except ImportError: transformers = None
-pytestmark = pytest.mark.skipif(transformers is None, reason="needs pip install 'shakespeare_ffn[hf]'")
+needs_library = pytest.mark.skipif(transformers is None, reason="needs pip install 'shakespeare_ffn[hf]'")
 SIZES = dict(n_layer=2, n_head=2, n_embd=32, vocab_size=65)
 
 def some_tokens(vocab_size=65, n=3, length=40): return torch.randint(vocab_size, (n, length))
@@ -67,19 +67,32 @@ def save(model, folder, tokenizer_file):
     (folder/'tokenizer.json').write_bytes(tokenizer_file.read_bytes())
     return folder
 
-def checkpoint(path, model, bias, instead={}):
-    "Write what nanoGPT would write of GPT-2's weights."
-    turned = 'c_attn.weight', 'c_proj.weight', 'c_fc.weight'
-    tensors = {k: v.t().contiguous() if k.endswith(turned) else v for k, v in model.state_dict().items()
-               if bias or not k.endswith('.bias')}
-    sizes = {k: getattr(model.config, k) for k in SIZES}
-    args = sizes | dict(block_size=model.config.n_positions, bias=bias, dropout=.2)
+def nanogpt_names(model):
+    "The tensors of one of our models as nanoGPT calls them."
+    theirs = {ours: name for name, ours in _GPT2_NAMES.items()}
+    def name(ours):
+        *path, kind = ours.split('.')
+        where = f'h.{path[1]}.' if path[0] == 'blocks' else ''
+        part = theirs['.'.join(path[2:] if where else path)]
+        return ('' if part == 'lm_head' else 'transformer.') + f'{where}{part}.{kind}'
+    return {name(ours): t for ours, t in model.state_dict().items()}
+
+def our_gpt(bias=True):
+    "A small model like nanoGPT's, with random numbers."
+    sizes = dict(n_layer=2, n_head=2, n_embed=32, vocab_size=65, block_size=64)
+    return shaken(Transformer(Config(**sizes, dropout=0., nonlinearity='gelu', bias=bias, qkv_bias=bias,
+                                     head_bias=False)))
+
+def checkpoint(path, tensors, bias=True, instead={}, **sizes):
+    "Write what nanoGPT would write of some tensors."
+    args = SIZES | dict(block_size=64, bias=bias, dropout=.2) | sizes
     torch.save(dict(model=tensors, model_args=args, iter_num=5000, config=dict(dataset='shakespeare_char'),
                     best_val_loss=torch.tensor(1.5)) | instead, path)
     return path
 
 # What is computed.
 
+@needs_library
 @given(st.booleans(), st.integers(1, 4), st.sampled_from([1, 2, 4]), st.integers(0, 2**30))
 @settings(max_examples=20, deadline=None)
 def test_a_nanogpt_checkpoint_computes_the_same(tmp_path_factory, text, bias, n_layer, n_head, seed):
@@ -87,10 +100,14 @@ def test_a_nanogpt_checkpoint_computes_the_same(tmp_path_factory, text, bias, n_
     theirs = gpt2(n_layer=n_layer, n_head=n_head, activation_function='gelu')
     if not bias:
         for name, p in theirs.named_parameters(): p.mul_(not name.endswith('.bias'))
-    path = checkpoint(tmp_path_factory.mktemp('gpt')/'ckpt.pt', theirs, bias)
+    turned = 'c_attn.weight', 'c_proj.weight', 'c_fc.weight' # they are stored the other way round
+    tensors = {k: v.t().contiguous() if k.endswith(turned) else v for k, v in theirs.state_dict().items()
+               if bias or not k.endswith('.bias')}
+    path = checkpoint(tmp_path_factory.mktemp('gpt')/'ckpt.pt', tensors, bias, n_layer=n_layer, n_head=n_head)
     ours, tokens = load_nanogpt(path, text), some_tokens()
     assert largest_difference(ours(tokens), theirs(tokens).logits) < 1e-5
 
+@needs_library
 @pytest.mark.parametrize('nonlinearity', ['gelu_new', 'gelu', 'relu'])
 def test_gpt2(tmp_path, tokenizer_file, nonlinearity):
     theirs = gpt2(vocab_size=600, activation_function=nonlinearity)
@@ -100,6 +117,7 @@ def test_gpt2(tmp_path, tokenizer_file, nonlinearity):
         one_by_one, along_the_tree = plain_keys(ours, tokens, part), forward_of(ours, part=part)(tokens)
         assert largest_difference(one_by_one, along_the_tree) < 1e-4
 
+@needs_library
 def test_weights_in_several_files(tmp_path, tokenizer_file):
     theirs = gpt2(vocab_size=600)
     theirs.save_pretrained(tmp_path, max_shard_size='20KB')
@@ -110,6 +128,7 @@ def test_weights_in_several_files(tmp_path, tokenizer_file):
 
 KINDS = [(kind, {}) for kind in FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
 
+@needs_library
 @pytest.mark.parametrize('kind, options', KINDS)
 def test_other_families(tmp_path, tokenizer_file, kind, options):
     theirs = other(kind, vocab_size=600, **options)
@@ -122,6 +141,7 @@ def test_other_families(tmp_path, tokenizer_file, kind, options):
         assert largest_difference(before + sa + ffwd, after) < 1e-5
         assert found[f'blocks.{b}.hidden'].shape[-1] == ours.n_hidden
 
+@needs_library
 @pytest.mark.parametrize('kind', FAMILIES)
 def test_hooks_reach_into_other_families(kind):
     model, tokens = HuggingFaceModel(other(kind), None, {}).eval(), some_tokens()
@@ -132,6 +152,7 @@ def test_hooks_reach_into_other_families(kind):
         with hooked(model, {name: lambda x: 2*x}): assert not torch.allclose(model(tokens), before)
     assert torch.equal(model(tokens), before)
 
+@needs_library
 def test_a_snapshot_keeps_what_an_edit_changes():
     model, tokens = HuggingFaceModel(other('llama'), None, {}).eval(), some_tokens()
     taken, before = snapshot(model), model(tokens)
@@ -141,6 +162,7 @@ def test_a_snapshot_keeps_what_an_edit_changes():
     with pytest.raises(UserError, match='is hooked'): snapshot(model)
     handle.remove()
 
+@needs_library
 def test_what_a_configuration_says_is_part_of_the_name():
     a, b = (HuggingFaceModel(other('llama', rms_norm_eps=eps), None, {}) for eps in (1e-6, 1e-5))
     b.load_state_dict(a.state_dict())
@@ -148,6 +170,7 @@ def test_what_a_configuration_says_is_part_of_the_name():
 
 # Tokens.
 
+@needs_library
 @given(st.text(max_size=60))
 @settings(max_examples=100, deadline=None)
 def test_any_text_is_split_where_its_tokens_begin(tokenizer_file, text):
@@ -158,6 +181,7 @@ def test_any_text_is_split_where_its_tokens_begin(tokenizer_file, text):
     for t, begin, end in zip(tokens, begins[:-1], begins[1:]): # a token that is whole characters is these
         if re.fullmatch(r'[ -~\n]+', text[begin:end]): assert tokenizer.names[t] == text[begin:end]
 
+@needs_library
 def test_names_are_distinct(tokenizer_file):
     tokenizer = FileTokenizer(tokenizer_file, 610)
     assert len(tokenizer) == len(set(tokenizer.names)) == len(tokenizer.stoi) == 610
@@ -186,11 +210,12 @@ def test_from_a_nanogpt_checkpoint_to_an_answer(tmp_path, new_cache, small_text,
     folder.mkdir()
     (data := tmp_path/'data'/'shakespeare_char').mkdir(parents=True)
     (data/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
-    path = checkpoint(folder/'ckpt.pt', gpt2(activation_function='gelu'), True)
+    path = checkpoint(folder/'ckpt.pt', nanogpt_names(our_gpt()))
     said, shown, messages = answers(capsys, tmp_path, path, small_text)
     assert said['length'] == 10 and 'tokens' not in said and 'which text it was trained on' in messages
     assert shown.startswith("What comes after 'And only l'?") and len(said['blocks']) > 0
 
+@needs_library
 @pytest.mark.parametrize('kind', ['gpt2', 'llama'])
 def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_file, capsys, kind):
     theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
@@ -218,6 +243,7 @@ def fails(capsys, *options):
     assert e.value.code == 2 and out == '' and err.count('\n') == 1, err
     return err
 
+@needs_library
 def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     assert 'could not be fetched' in fails(capsys, '--model', 'nobody/nothing', '--text', text)
@@ -231,7 +257,7 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     broken('config.json', None, 'cannot read')
     broken('config.json', b'{', 'is damaged')
     broken('config.json', b'{"model_type": "bert"}', "'bert'; known here are gpt2, gpt_neox, llama")
-    config = json.loads((folder/'config.json').read_text())
+    config = json.loads((folder/'config.json').read_bytes())
     for change, said in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
                          (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
                          (dict(n_layer=3), 'does not hold the weights'),
@@ -242,15 +268,15 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     broken('tokenizer.json', b'{}', 'is not a readable tokenizer')
 
 def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
-    path, theirs = tmp_path/'ckpt.pt', gpt2(activation_function='gelu')
+    path, tensors = tmp_path/'ckpt.pt', nanogpt_names(our_gpt())
     def refused(said, **instead):
-        checkpoint(path, theirs, True, instead)
+        checkpoint(path, tensors, instead=instead)
         assert said in fails(capsys, '--model', path, '--text', text)
     refused('nothing else is read', optimizer=Evil())
     refused('an architecture that is not known', model=dict(encoder=torch.ones(2)))
     refused('an architecture that is not known', model_args=dict(n_layer=2))
-    (tmp_path/'short.txt').write_text(corpus.text[:50])
-    checkpoint(path, theirs, True)
+    (tmp_path/'short.txt').write_text(corpus.text[:50], encoding='utf-8')
+    checkpoint(path, tensors)
     assert 'distinct characters' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     assert 'fewer than' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
