@@ -167,10 +167,11 @@ def _explain_with(index: KeyIndex, prompt: str, tokens, corpus: Corpus, model_pr
     distance = hellinger(p[0], model_probs).item()
     most = None if len(tokenizer) <= LARGE else _LIKELIEST
     model_says, approximation_says = (top_tokens(x, tokenizer, most) for x in (model_probs, p[0]))
-    names = [tokenizer.names[t] for t in tokens.tolist()]
-    asked = tokenizer.decode(tokens)
+    names, asked = [tokenizer.names[t] for t in tokens.tolist()], tokenizer.decode(tokens)
+    source, tuned_for = approximation.source, approximation.length
+    if tuned_for not in (None, len(tokens)): source += f', for strings of length {tuned_for}'
     return Explanation(prompt, len(asked), scale(), index.identity['weights_sha256'], distance, empty.item(),
-                       model_says, approximation_says, blocks, corpus, approximation.source,
+                       model_says, approximation_says, blocks, corpus, source,
                        None if names == list(asked) else names)
 
 # %% ../nbs/08_explain.ipynb #t014
@@ -281,15 +282,14 @@ def _bar(p: float, width=20) -> str:
 # %% ../nbs/08_explain.ipynb #c026
 def _heading(explanation: Explanation) -> list:
     "The first lines of the text: what was asked, and of what."
-    asked, length = explanation.explained, len(explanation.tokens or explanation.explained)
+    asked = explanation.explained
     lines = [f'What comes after {quoted(asked, 256)}?']
     if explanation.tokens: lines += [f'(In tokens: {"│".join(map(show_text, explanation.tokens))})']
     if len(asked) < len(explanation.prompt):
         lines += [f'(The prompt has {len(explanation.prompt)} characters. Model and approximation are given '
                   f'its last {len(asked)} and no others.)']
-    note = '' if length == 10 else ', for strings of length 10'
     return [*lines, f'scale: {explanation.scale}, weights: {explanation.weights[:12]}; '
-                    f'approximation: {explanation.source}{note}', '']
+                    f'approximation: {explanation.source}', '']
 
 # %% ../nbs/08_explain.ipynb #u008
 def _string_line(similar_string: SimilarString, corpus: Corpus) -> str:
