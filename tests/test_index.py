@@ -13,9 +13,19 @@ import sys
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-corpus_keys.SAVE_EVERY = 2
+corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
 corpus_keys.corpus_index(load_corpus(), load_model(), length=int(sys.argv[1])).verify()
 '''
+
+KILLED = '''
+import os, signal
+from shakespeare_ffn import corpus_keys
+write = corpus_keys.write_atomically
+def noted(path, content):
+    write(path, content)
+    if path.name == 'progress.json': os.kill(os.getpid(), signal.SIGKILL)
+corpus_keys.write_atomically = noted
+''' + BUILD
 
 def folders(cache): return sorted(p.name for p in (cache/'keys').iterdir() if p.is_dir())
 
@@ -31,24 +41,22 @@ def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 
 @pytest.mark.posix
 def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
-    process = start(BUILD, 3)
-    wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process = start(KILLED, 2)
+    assert process.wait(120) == -signal.SIGKILL, process.communicate()
     [partial] = (new_cache/'keys').glob('*.partial')
     notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
     done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
-    assert 0 < done < len(corpus.substrings(3)) and not partial.with_suffix('').exists()
+    assert 0 < done < len(corpus.substrings(2)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(TrieForward, '__call__',
                         lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
-    index = corpus_index(corpus, model, length=3, quiet=True)
+    index = corpus_index(corpus, model, length=2, quiet=True)
     # the rest, and the few strings that opening recomputes
     assert sum(computed) <= len(index) - done + notes['chunk']
     assert folders(new_cache) == [index.path.name]
     index.verify()
     # from before and after the kill: all as a build in one go has them
-    rows = torch.arange(0, len(index), 101)
+    rows = torch.arange(0, len(index), 29)
     anew = index.compute(index.strings.tokens(index.ids[rows]))
     assert torch.nn.functional.cosine_similarity(anew.float(), index.keys[:, rows].float(),
                                                  dim=-1).min() > .999
@@ -56,14 +64,14 @@ def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monke
 def test_killed_at_any_moment(new_cache, full, start, corpus, model):
     "Whatever a kill leaves, the final name stands for nothing half-built"
     for delay in 0, .1, .3, .6:
-        process = start(BUILD, 3)
+        process = start(BUILD, 2)
         wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
         time.sleep(delay)
         process.kill()
         process.wait()
         for path in (new_cache/'keys').iterdir():
             if path.is_dir() and not path.name.endswith('.partial'): assert (path/'manifest.json').exists()
-    corpus_index(corpus, model, length=3, quiet=True).verify()
+    corpus_index(corpus, model, length=2, quiet=True).verify()
     assert len(folders(new_cache)) == 1
 
 @pytest.fixture
@@ -186,16 +194,17 @@ def test_two_builds_at_once(new_cache, full, start):
     assert sum('Building the index' in e for e in errors) == 1 # the other one waited and used it
     assert len(folders(new_cache)) == 1
 
-def limit_files(n_bytes):
-    "In a child: no file may grow beyond this."
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+LIMIT_FILES = '''
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)) # no file may grow beyond this
+from shakespeare_ffn.explain import main
+main()
+'''
 
 @pytest.mark.posix
 def test_a_disk_that_fills_up_while_building(new_cache, full, start):
-    process = start('from shakespeare_ffn.explain import main; main()', 'tho',
-                    preexec_fn=lambda: limit_files(2_000_000))
-    out, err = process.communicate(timeout=100)
+    process = start(LIMIT_FILES, 'tho')
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (2, '') and 'Traceback' not in err
     assert 'ffn_explain: cannot write the index' in err.splitlines()[-1] and 'make room' in err
     assert folders(new_cache) == []
@@ -245,7 +254,7 @@ def test_interrupted_by_hand(new_cache, full, start):
     wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (130, '') and 'interrupted' in err and 'Traceback' not in err
 
 # what is used, and what must not be removed
@@ -324,7 +333,7 @@ def little(partial, identity, take_room=corpus_keys.take_room):
 corpus_keys.take_room = little
 main()'''
     process = start(limit, 'to')
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out, err.count('\n')) == (2, '', 1) and 'ulimit -v' in err, err
     assert folders(new_cache) == []
 
