@@ -2,7 +2,8 @@
 import os, re, shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest, yaml
-from docs import COLAB, LEAD, TEST, fold_of
+from docs import COLAB, LEAD, TEST, docs, fold_of
+from shakespeare_ffn.core import command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,11 +28,12 @@ def site(tmp_path_factory):
     quarto.chmod(0o755)
     return build(folder/'project', quarto.parent)/'_proc'
 
-def test_without_quarto_it_says_how_to_get_it():
-    done = subprocess.run([sys.executable, ROOT/'tools'/'docs.py'], env=dict(os.environ, PATH=''),
-                          capture_output=True, text=True, encoding='utf-8')
-    assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == 'docs: the site needs Quarto; install it from https://quarto.org/docs/get-started\n'
+def test_without_quarto_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(SystemExit) as ended: command('docs', docs, [])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, '')
+    assert err == 'docs: the site needs Quarto; install it from https://quarto.org/docs/get-started\n'
 
 def test_every_notebook_arrives_with_its_pictures(site):
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):
