@@ -14,9 +14,9 @@ def pytest_configure(config):
     config.addinivalue_line('markers', 'slow(why): for `make test-all`; why `make test` can do without it')
 
 # Files that take longest come first, or one process would be left with them at the end.
-LONGEST = ['test_training', 'test_index', 'test_explore', 'test_threshold_attention', 'test_site',
-           'test_command', 'test_text', 'test_faults', 'test_reproduce', 'test_gpu', 'test_state',
-           'test_gpu_command', 'test_wheel']
+LONGEST = ['test_training', 'test_explore', 'test_text', 'test_command', 'test_gpu', 'test_state',
+           'test_threshold_attention', 'test_index', 'test_faults', 'test_gpu_command', 'test_site',
+           'test_reproduce', 'test_preview', 'test_wheel', 'test_variants']
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
