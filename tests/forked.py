@@ -3,7 +3,7 @@
 Each is forked from a process that has imported the package and done nothing else. Where there is no fork, on
 Windows, a new Python runs the code instead; as it does for whatever is about a new Python: its locale, its
 streams, its end."""
-import multiprocessing, os, socket, subprocess, sys, threading
+import multiprocessing, os, signal, socket, subprocess, sys, threading
 
 PRELOADED = ['shakespeare_ffn.explain', 'shakespeare_ffn.training', 'shakespeare_ffn.explore']
 
@@ -15,6 +15,7 @@ def run(code, args, env, out, err): # in the new process; out, err: the ends of 
     os.environ.clear()
     os.environ.update(env)
     sys.argv = ['-c', *args]
+    signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's background jobs ignore it
     exec(compile(code, '<forked>', 'exec'), {'__name__': '__main__'})
 
 class Forked:

@@ -259,10 +259,8 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
 
 @pytest.mark.posix
 def test_interrupted_by_hand(new_cache, full, start):
-    # a shell's background jobs, tests among them, ignore it
-    heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
     # takes long enough to be caught in the middle
-    process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a')
+    process = start('from shakespeare_ffn.explain import main; main()', 'thou a')
     wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
