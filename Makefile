@@ -8,22 +8,20 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
+.PHONY: help explain test test-all types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 explain: $(VENV)/run.ok ## what the model says after PROMPT, and which corpus strings say so
 	@make_pid=$$PPID $(BIN)/python tools/explain.py $(BIN)/ffn_explain $(ARGS)
 
-test: $(VENV)/dev.ok ## check the generated files and the code, then run the notebooks and the tests
-	@$(BIN)/python tools/export.py --check
-	@$(BIN)/ruff check -q
-	@echo 'Running the notebooks …'
-	@SHAKESPEARE_FFN_SCALE=smoke $(BIN)/ffn_explain 'And only l' >/dev/null  # every core at the small index, or they wait for one
-	@OMP_NUM_THREADS=1 $(BIN)/nbdev_test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder  # a process a core, the longest files first
+test: $(VENV)/dev.ok ## check the generated files and the code, then run the notebooks and the tests, but for the slow ones
+	@$(call run_tests,-m 'not slow')
+
+test-all: $(VENV)/dev.ok ## the same with the tests marked `slow`, which repeat at full strength what quicker ones show
+	@$(call run_tests)
 
 types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mypy
@@ -84,6 +82,15 @@ $(VENV)/run.ok: settings.ini setup.py constraints.txt $(STALE)
 $(VENV)/dev.ok: $(VENV)/run.ok
 	@echo 'Installing nbdev, Jupyter and pytest …'
 	@$(call install,.[dev])
+
+# Every core builds the small index first, or all notebooks would wait for one that does.
+# Then a process a core, the longest files first.
+define run_tests
+$(BIN)/python tools/export.py --check && $(BIN)/ruff check -q && \
+echo 'Running the notebooks …' && SHAKESPEARE_FFN_SCALE=smoke $(BIN)/ffn_explain 'And only l' >/dev/null && \
+export OMP_NUM_THREADS=1 && $(BIN)/nbdev_test && \
+$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(1)
+endef
 
 define new_venv
 for python in $(PYTHON) none; do \

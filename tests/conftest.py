@@ -1,7 +1,8 @@
 "Smoke scale, and a cache of the tests' own with the real corpus in it."
-import os, shutil, subprocess, sys
+import os, shutil
 from pathlib import Path
 import pytest
+from forked import python
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.core import cache_dir
 from shakespeare_ffn.data import corpus_bytes, load_corpus
@@ -10,11 +11,12 @@ from shakespeare_ffn.model import load_model
 def pytest_configure(config):
     config.addinivalue_line('markers',
                             'posix: needs signals, file modes, a shell or limits as POSIX has them')
+    config.addinivalue_line('markers', 'slow(why): for `make test-all`; why `make test` can do without it')
 
 # Files that take longest come first, or one process would be left with them at the end.
-LONGEST = ['test_training', 'test_index', 'test_explore', 'test_threshold_attention', 'test_site',
-           'test_command', 'test_text', 'test_faults', 'test_reproduce', 'test_gpu', 'test_state',
-           'test_gpu_command', 'test_wheel']
+LONGEST = ['test_training', 'test_explore', 'test_text', 'test_command', 'test_gpu', 'test_state',
+           'test_threshold_attention', 'test_index', 'test_faults', 'test_gpu_command', 'test_site',
+           'test_reproduce', 'test_preview', 'test_wheel', 'test_variants']
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
@@ -55,10 +57,8 @@ def new_cache(cache, tmp_path, monkeypatch):
 def start():
     "Start Python processes; whatever still runs at the end of the test is killed."
     processes = []
-    def go(code, *args, **kwargs):
-        processes.append(subprocess.Popen([sys.executable, '-c', code, *map(str, args)], text=True,
-                                          encoding='utf-8', stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                          **kwargs))
+    def go(*args, **kwargs):
+        processes.append(python(*args, **kwargs))
         return processes[-1]
     yield go
     for p in processes: p.kill()

@@ -194,6 +194,7 @@ def test_whoever_reads_may_stop(tmp_path):
     done = subprocess.run(piped, shell=True, capture_output=True, text=True, encoding='utf-8')
     assert done.stdout == "What comes after 'And only l'?\n" and 'Traceback' not in done.stderr
 
+@pytest.mark.slow('tests/test_text.py has one in ASCII alone')
 def test_a_terminal_that_knows_no_unicode():
     env = os.environ | dict(PYTHONIOENCODING='ascii')
     done = subprocess.run([sys.executable, '-c', MAIN, 'And only l'],

@@ -292,7 +292,7 @@ def test_a_server_for_any_prompt(server, site):
     with pytest.raises(HTTPError, match='403'): get(address, Host='evil.example')
     with pytest.raises(HTTPError, match='400'): get(f'{address}data/ask.bin?prompt=short')
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(120) == 0
 
 def test_a_port_that_is_taken(start):
     with socket.socket() as s:

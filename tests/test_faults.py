@@ -305,13 +305,13 @@ pwd.getpwuid = getpwuid
 ''' + EXPLAIN
 
 @pytest.mark.posix
-def test_a_user_without_home_or_entry(cache):
+def test_a_user_without_home_or_entry(cache, start):
     env = {k: v for k,
            v in os.environ.items()
            if k not in ('HOME', 'USER', 'LOGNAME', 'LNAME', 'USERNAME', 'XDG_CACHE_HOME')}
-    done = subprocess.run([sys.executable, '-c', NOBODY, 't', '--top', '1'], env=env, capture_output=True,
-                          text=True, encoding='utf-8')
-    assert done.returncode == 0 and 'Hellinger' in done.stdout, done.stderr
+    process = start(NOBODY, 't', '--top', '1', env=env)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and 'Hellinger' in out, err
 
 @pytest.mark.posix
 def test_no_home_and_no_cache_named(capsys, monkeypatch):
@@ -322,11 +322,12 @@ def test_no_home_and_no_cache_named(capsys, monkeypatch):
     monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', '')
     assert 'set SHAKESPEARE_FFN_CACHE' in refused(capsys, main, 'to')
 
-def test_a_backend_that_is_none(cache, tmp_path):
-    done = subprocess.run([sys.executable, '-c', EXPLAIN, 't', '--top', '1', '--figure',
-                           str(tmp_path/'f.png')], env=os.environ | dict(MPLBACKEND='nonsense'),
-                           capture_output=True, text=True, encoding='utf-8')
-    assert done.returncode == 0 and (tmp_path/'f.png').exists(), done.stderr
+def test_a_backend_that_is_none(cache, tmp_path, start):
+    figure = tmp_path/'f.png'
+    process = start(EXPLAIN, 't', '--top', '1', '--figure', figure,
+                    env=os.environ | dict(MPLBACKEND='nonsense'))
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0 and figure.exists(), err
 
 @pytest.mark.parametrize('rank', ['first', '-1', '1.5'])
 def test_a_local_rank_that_is_none(monkeypatch, rank):
@@ -394,12 +395,11 @@ main()
 @pytest.mark.posix
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='says nothing about its address space')
 @pytest.mark.parametrize('room', [20, 100])
-def test_little_address_space(cache, room):
-    done = subprocess.run([sys.executable, '-c', LITTLE, str(room), 'to be'], capture_output=True, text=True,
-                          encoding='utf-8')
-    assert (done.returncode, done.stdout) == (2, ''), done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert 'not enough memory' in last and 'Traceback' not in done.stderr, done.stderr
+def test_little_address_space(cache, start, room):
+    process = start(LITTLE, room, 'to be')
+    out, err = process.communicate(timeout=200)
+    assert (process.returncode, out) == (2, ''), err
+    assert 'not enough memory' in err.splitlines()[-1] and 'Traceback' not in err, err
 
 # ---- threshold attention is given something odd
 

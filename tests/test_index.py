@@ -6,16 +6,37 @@ from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, chunks_done, corpus_index
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import main
-from shakespeare_ffn.model import load_model, save_model
+from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 
 BUILD = '''
 import sys
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-corpus_keys.SAVE_EVERY = 2
-corpus_keys.corpus_index(load_corpus(), load_model(), length=int(sys.argv[1])).verify()
+corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus_keys.corpus_index(load_corpus(), load_model(sys.argv[2]), length=int(sys.argv[1])).verify()
 '''
+
+KILLED = '''
+import os, signal
+from shakespeare_ffn import corpus_keys
+write = corpus_keys.write_atomically
+def noted(path, content):
+    write(path, content)
+    if path.name == 'progress.json': os.kill(os.getpid(), signal.SIGKILL)
+corpus_keys.write_atomically = noted
+''' + BUILD
+
+@pytest.fixture(scope='module')
+def weights(corpus, tmp_path_factory):
+    "Of a small model, for whatever is about files and not about numbers."
+    file = tmp_path_factory.mktemp('small')/'weights.safetensors'
+    small = Transformer(Config(len(corpus.tokenizer), n_layer=2, n_embed=32, n_head=2))
+    save_model(small, file, dict(corpus_sha256=corpus.sha256), corpus.tokenizer.chars)
+    return file
+
+@pytest.fixture(scope='module')
+def model(weights): return load_model(weights)
 
 def folders(cache): return sorted(p.name for p in (cache/'keys').iterdir() if p.is_dir())
 
@@ -30,33 +51,31 @@ def wait_for(condition, process, seconds=120):
 def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
 
 @pytest.mark.posix
-def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, model, monkeypatch):
-    process = start(BUILD, 3)
-    wait_for(lambda: list(new_cache.glob('keys/*.partial/progress.json')), process)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+def test_a_killed_build_is_taken_up(new_cache, full, start, corpus, weights, model, monkeypatch):
+    process = start(KILLED, 2, weights)
+    assert process.wait(120) == -signal.SIGKILL, process.communicate()
     [partial] = (new_cache/'keys').glob('*.partial')
     notes = json.loads((partial/'progress.json').read_text(encoding='utf-8'))
     done = notes['chunk']*notes['done'] # strings, or a few more if the last chunk is among them
-    assert 0 < done < len(corpus.substrings(3)) and not partial.with_suffix('').exists()
+    assert 0 < done < len(corpus.substrings(2)) and not partial.with_suffix('').exists()
     computed, forward = [], TrieForward.__call__
     monkeypatch.setattr(TrieForward, '__call__',
                         lambda self, tokens: computed.append(len(tokens)) or forward(self, tokens))
-    index = corpus_index(corpus, model, length=3, quiet=True)
+    index = corpus_index(corpus, model, length=2, quiet=True)
     # the rest, and the few strings that opening recomputes
     assert sum(computed) <= len(index) - done + notes['chunk']
     assert folders(new_cache) == [index.path.name]
     index.verify()
     # from before and after the kill: all as a build in one go has them
-    rows = torch.arange(0, len(index), 101)
+    rows = torch.arange(0, len(index), 29)
     anew = index.compute(index.strings.tokens(index.ids[rows]))
     assert torch.nn.functional.cosine_similarity(anew.float(), index.keys[:, rows].float(),
                                                  dim=-1).min() > .999
 
-def test_killed_at_any_moment(new_cache, full, start, corpus, model):
+def test_killed_at_any_moment(new_cache, full, start, corpus, weights, model):
     "Whatever a kill leaves, the final name stands for nothing half-built"
-    for delay in 0, .1, .3, .6:
-        process = start(BUILD, 3)
+    for delay in 0, .05, .1, .2, .4:
+        process = start(BUILD, 3, weights)
         wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
         time.sleep(delay)
         process.kill()
@@ -110,7 +129,8 @@ def test_a_partial_build_of_something_else_is_not_taken_up(new_cache, corpus, mo
     corpus_index(corpus, model, length=1, quiet=True).verify()
     assert folders(new_cache) == [path.name]
 
-def test_a_truncated_index_is_built_again(new_cache, capsys, corpus, model):
+def test_a_truncated_index_is_built_again(new_cache, capsys, corpus):
+    model = load_model()
     index = corpus_index(corpus, model, length=2, quiet=True)
     file = index.path/'keys.bfloat16'
     os.truncate(file, file.stat().st_size//2)
@@ -140,8 +160,8 @@ def test_a_changed_number_is_found_by_the_checksum(new_cache, corpus, model):
     with pytest.raises(BadIndex, match='checksum'):
         KeyIndex(index.path, index.identity, index.strings, model).verify()
 
-def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, model):
-    other = load_model()
+def test_an_index_of_other_weights_is_not_read(new_cache, tmp_path, corpus, weights, model):
+    other = load_model(weights)
     for p in other.parameters():
         p.data += .02*torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
     save_model(other, tmp_path/'other.safetensors', model.metadata, model.tokenizer.chars)
@@ -171,37 +191,38 @@ def test_an_index_of_another_corpus_is_not_read(new_cache, corpus, model):
     with pytest.raises(BadIndex, match='corpus_sha256'):
         KeyIndex(index.path, index.identity | dict(corpus_sha256='f'*64), index.strings, model)
 
-def test_what_a_dead_build_left_is_reclaimed(new_cache, full, start, corpus, model):
-    process = start(BUILD, 3)
+def test_what_a_dead_build_left_is_reclaimed(new_cache, full, start, corpus, weights, model):
+    process = start(BUILD, 3, weights)
     wait_for(lambda: list(new_cache.glob('keys/*.partial/keys.bfloat16')), process)
     process.kill()
     process.wait()
     index = corpus_index(corpus, model, length=1, quiet=True)
     assert folders(new_cache) == [index.path.name]
 
-def test_two_builds_at_once(new_cache, full, start):
-    both = [start(BUILD, 2) for _ in range(2)]
+def test_two_builds_at_once(new_cache, full, start, weights):
+    both = [start(BUILD, 3, weights) for _ in range(2)]
     errors = [p.communicate(timeout=200)[1] for p in both]
     assert [p.returncode for p in both] == [0, 0], errors
     assert sum('Building the index' in e for e in errors) == 1 # the other one waited and used it
     assert len(folders(new_cache)) == 1
 
-def limit_files(n_bytes):
-    "In a child: no file may grow beyond this."
-    import resource
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+LIMIT_FILES = '''
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000)) # no file may grow beyond this
+from shakespeare_ffn.explain import main
+main()
+'''
 
 @pytest.mark.posix
 def test_a_disk_that_fills_up_while_building(new_cache, full, start):
-    process = start('from shakespeare_ffn.explain import main; main()', 'tho',
-                    preexec_fn=lambda: limit_files(2_000_000))
-    out, err = process.communicate(timeout=100)
+    process = start(LIMIT_FILES, 'tho')
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (2, '') and 'Traceback' not in err
     assert 'ffn_explain: cannot write the index' in err.splitlines()[-1] and 'make room' in err
     assert folders(new_cache) == []
 
 @pytest.mark.posix
-def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsys):
+def test_a_disk_too_small(new_cache, tmp_path, corpus, monkeypatch, capsys):
     small = tmp_path/'small'
     small.mkdir()
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'tmpfs', small],
@@ -217,7 +238,7 @@ def test_a_disk_too_small(new_cache, tmp_path, corpus, model, monkeypatch, capsy
         # the disk fills up after the check
         monkeypatch.setattr(corpus_keys, 'check_room', lambda folder, n: None)
         with pytest.raises(UserError, match='No space left on device; make room'):
-            corpus_index(corpus, model, length=2, quiet=True)
+            corpus_index(corpus, load_model(), length=2, quiet=True)
         assert [p for p in (small/'keys').iterdir() if p.is_dir()] == []
     finally: subprocess.run(['umount', small], check=True)
 
@@ -238,14 +259,12 @@ def test_a_folder_that_cannot_be_written(new_cache, tmp_path, monkeypatch, capsy
 
 @pytest.mark.posix
 def test_interrupted_by_hand(new_cache, full, start):
-    # a shell's background jobs, tests among them, ignore it
-    heed = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)'
     # takes long enough to be caught in the middle
-    process = start(f'{heed}; from shakespeare_ffn.explain import main; main()', 'thou a')
+    process = start('from shakespeare_ffn.explain import main; main()', 'thou a')
     wait_for(lambda: list(new_cache.glob('keys/*.partial')), process)
     time.sleep(.5)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out) == (130, '') and 'interrupted' in err and 'Traceback' not in err
 
 # what is used, and what must not be removed
@@ -271,10 +290,10 @@ def test_a_damaged_index_does_not_hide_a_sound_one(new_cache, corpus, model, mon
     assert corpus_index(corpus, model, 1, quiet=True).path == sound.path
     assert damaged.path.exists()
 
-def test_a_silenced_block_has_an_index(new_cache, corpus):
-    model = load_model()
-    for p in model.blocks[3].ffwd.out.parameters(): p.zero_()
-    assert not corpus_index(corpus, model, 1, quiet=True).keys[3].any()
+def test_a_silenced_block_has_an_index(new_cache, corpus, weights):
+    model = load_model(weights)
+    for p in model.blocks[1].ffwd.out.parameters(): p.zero_()
+    assert not corpus_index(corpus, model, 1, quiet=True).keys[1].any()
 
 def test_an_index_that_cannot_be_read_is_not_removed(new_cache, corpus, model, monkeypatch):
     "an input error, or a closed folder, is no damage"
@@ -324,7 +343,7 @@ def little(partial, identity, take_room=corpus_keys.take_room):
 corpus_keys.take_room = little
 main()'''
     process = start(limit, 'to')
-    out, err = process.communicate(timeout=100)
+    out, err = process.communicate(timeout=200)
     assert (process.returncode, out, err.count('\n')) == (2, '', 1) and 'ulimit -v' in err, err
     assert folders(new_cache) == []
 

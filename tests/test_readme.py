@@ -1,5 +1,5 @@
 "The README is what nbs/index.ipynb makes it."
-import base64, subprocess, sys
+import base64
 import nbformat, pytest, readme
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -29,10 +29,9 @@ def root(tmp_path):
     nbformat.write(new_notebook(cells=cells), tmp_path/'nbs'/'index.ipynb')
     return tmp_path
 
-def test_repository_is_in_step():
-    done = subprocess.run([sys.executable, readme.__file__, '--check'], capture_output=True, text=True,
-                          encoding='utf-8')
-    assert (done.returncode, done.stderr) == (0, '')
+def test_repository_is_in_step(capsys):
+    readme.main(['--check'])
+    assert capsys.readouterr().err == ''
 
 def test_text(root):
     text, _ = readme.convert(root/'nbs'/'index.ipynb')

@@ -1,6 +1,8 @@
 """`make reproduce`: it goes on where it stopped, and what it gathers is what the notebooks say.
 With `--check` it compares what comes out with what is committed, and writes nothing."""
 import importlib.util, json
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 import nbformat, pytest
 
@@ -34,6 +36,20 @@ def project(tool, tmp_path, new_cache, monkeypatch):
     write(tmp_path/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))")
     return tmp_path
 
+@pytest.fixture
+def without_kernels(tool, monkeypatch):
+    "For tests of which notebooks run, and not of how: their cells are run here."
+    def run(path):
+        nb, names = nbformat.read(path, 4), {}
+        with monkeypatch.context() as patch:
+            patch.chdir(path.parent)
+            for cell in nb.cells:
+                with redirect_stdout(StringIO()) as said: exec(cell.source, names)
+                cell.outputs = [nbformat.v4.new_output('stream', name='stdout', text=said.getvalue())]
+        nbformat.write(nb, path)
+        return 1.
+    monkeypatch.setattr(tool, 'run', run)
+
 def ran(project):
     return {p.name[4:]: len(p.read_text(encoding='utf-8').split()) for p in (project/'nbs').glob('ran_*')}
 
@@ -53,7 +69,7 @@ def test_what_is_done_is_not_run_again(tool, project):
     tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
     assert ran(project) == dict(data=2, model=2, index=2)
 
-def test_a_new_alternate_concerns_only_those_that_read_it(tool, project):
+def test_a_new_alternate_concerns_only_those_that_read_it(tool, project, without_kernels):
     write(project/'nbs'/'01_model.ipynb', "print(1, file=open('ran_model', 'a'))  # alternates('…')")
     tool.reproduce([])
     write(project/'nbs'/'index.ipynb', "print(1, file=open('ran_index', 'a'))  # summary.json")
@@ -63,7 +79,7 @@ def test_a_new_alternate_concerns_only_those_that_read_it(tool, project):
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=2, index=2) # no figure that the index shows is another
 
-def test_what_shows_figures_runs_again_when_they_change(tool, project):
+def test_what_shows_figures_runs_again_when_they_change(tool, project, without_kernels):
     write(project/'nbs'/'index.ipynb',
           "print(1, file=open('ran_index', 'a'))  # summary.json, benchmarks.json")
     data = project/'nbs'/'00_data.ipynb'
@@ -124,7 +140,7 @@ def checked(tool, capsys, *args):
     except SystemExit as e: return capsys.readouterr().out, e.code
 
 @pytest.fixture
-def committed(tool, project):
+def committed(tool, project, without_kernels):
     "Figures of a full run, in the notebooks and in the summary."
     record(project/'nbs'/'00_data.ipynb', n_chars=1000, name='to be')
     record(project/'nbs'/'01_model.ipynb', distance=.1597, n_similar=661, seconds_it_took=3.2,

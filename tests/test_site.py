@@ -1,10 +1,20 @@
 "The notebooks pass through nbdev on their way to the site: all that can be seen of it without Quarto."
-import os, re, shutil, subprocess, sys
+import os, re, shutil
 from pathlib import Path
 import nbformat, pytest, yaml
-from docs import COLAB, LEAD, TEST, fold_of
+from docs import COLAB, LEAD, TEST, docs, fold_of
+from forked import python
+from shakespeare_ffn.core import command
 
 ROOT = Path(__file__).resolve().parents[1]
+
+MAKE = """
+import os, sys
+os.chdir(sys.argv[1])
+sys.path.insert(0, 'tools')
+from docs import docs
+docs([])
+"""
 
 def build(copy: Path, *first) -> Path: # first: folders that stand first on the PATH
     "Make a copy of the project, and its site there; the copy"
@@ -12,9 +22,9 @@ def build(copy: Path, *first) -> Path: # first: folders that stand first on the 
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env['PATH'] = os.pathsep.join([*map(str, first), env['PATH']])
-    done = subprocess.run([sys.executable, copy/'tools'/'docs.py'], cwd=copy, env=env,
-                          capture_output=True, text=True, encoding='utf-8')
-    assert done.returncode == 0 and (copy/'_docs').is_dir(), done.stderr[-3000:]
+    process = python(MAKE, copy, env=env)
+    _, err = process.communicate(timeout=1200)
+    assert process.returncode == 0 and (copy/'_docs').is_dir(), err[-3000:]
     return copy
 
 @pytest.fixture(scope='module')
@@ -27,11 +37,12 @@ def site(tmp_path_factory):
     quarto.chmod(0o755)
     return build(folder/'project', quarto.parent)/'_proc'
 
-def test_without_quarto_it_says_how_to_get_it():
-    done = subprocess.run([sys.executable, ROOT/'tools'/'docs.py'], env=dict(os.environ, PATH=''),
-                          capture_output=True, text=True, encoding='utf-8')
-    assert (done.returncode, done.stdout) == (2, '')
-    assert done.stderr == 'docs: the site needs Quarto; install it from https://quarto.org/docs/get-started\n'
+def test_without_quarto_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setenv('PATH', '')
+    with pytest.raises(SystemExit) as ended: command('docs', docs, [])
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out) == (2, '')
+    assert err == 'docs: the site needs Quarto; install it from https://quarto.org/docs/get-started\n'
 
 def test_every_notebook_arrives_with_its_pictures(site):
     for made in sorted((ROOT/'nbs').rglob('*.ipynb')):

@@ -14,6 +14,7 @@ from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.training import main
+from forked import python, ranks
 
 @pytest.fixture
 def text(tmp_path, corpus):
@@ -59,8 +60,7 @@ def hit(corpus, tmp_path_factory):
     options = ['--text', str(folder/'mine.txt'), '--device', 'cpu', '--output']
     for name, (sent, save_every, _) in HITS.items():
         args = [sent, str(save_every), *options, str(folder/name)]
-        processes[name] = subprocess.Popen([sys.executable, '-c', HIT, *args], text=True, encoding='utf-8',
-                                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        processes[name] = python(HIT, *args)
     main([*options, str(folder/'whole')])
     yield options, folder, processes, load_file(folder/'whole')
     for p in processes.values(): p.kill()
@@ -137,7 +137,7 @@ def losses(checkpoint):
     return found
 
 first = os.environ['RANK'] == '0'
-alone = losses(f'{sys.argv[1]}-alone') if first else None # torchrun has not joined them yet
+alone = losses(f'{sys.argv[1]}-alone') if first else None # nothing has joined them yet
 dist.init_process_group('gloo')
 together = losses(f'{sys.argv[1]}-together')
 if first: print(json.dumps([alone, together]))
@@ -146,13 +146,13 @@ dist.destroy_process_group()
 TORCHRUN = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
 CAPTURED = dict(capture_output=True, text=True, encoding='utf-8')
 
-def test_two_processes_learn_what_one_learns(text, tmp_path):
-    (tmp_path/'histories.py').write_text(HISTORIES, encoding='utf-8')
-    args = [tmp_path/'histories.py', tmp_path/'checkpoint', '--text', text, '--device', 'cpu']
-    done = subprocess.run([sys.executable, *TORCHRUN, *args], timeout=200, **CAPTURED)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_learn_what_one_learns(text, tmp_path, start):
+    args = tmp_path/'checkpoint', '--text', text, '--device', 'cpu'
+    both = [start(HISTORIES, *args, env=rank) for rank in ranks(2)]
+    (said, error), _ = [p.communicate(timeout=200) for p in both]
+    assert [p.returncode for p in both] == [0, 0], error[-2000:]
     # bfloat16 rounds what differs in order
-    for one, two, tolerance in zip(*json.loads(done.stdout), (1e-5, 1e-5, 3e-3), strict=True):
+    for one, two, tolerance in zip(*json.loads(said), (1e-5, 1e-5, 3e-3), strict=True):
         assert two == pytest.approx(one, abs=tolerance) and two[-1] < two[1]
 
 def test_the_command_in_two_processes(text, tmp_path):

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 import nbformat, yaml
 from nbdev.config import get_config
+from nbdev.serve import proc_nbs
 from shakespeare_ffn.core import Parser, UserError, command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +147,7 @@ def docs(argv) -> str:
         raise UserError('the site needs Quarto; install it from https://quarto.org/docs/get-started')
     os.environ['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
     shutil.rmtree(PAGES, ignore_errors=True)
-    run('nbdev_proc_nbs')
+    proc_nbs(n_workers=0) # here: each process of its own would import everything anew
     shutil.copytree(ROOT/'results', PAGES/'results', ignore=shutil.ignore_patterns('alternates', 'variants'))
     shutil.copytree(ROOT/'shakespeare_ffn'/'page', PAGES/'play')
     data = ROOT/'_play'/'data' # if `make play` has made it

@@ -99,13 +99,15 @@ def write(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(new)
 
-if __name__ == '__main__':
+def main(argv=None):
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument('--check', action='store_true')
-    checking = parser.parse_args().check
+    checking = parser.parse_args(argv).check
     if not (ROOT/NOTEBOOK).exists(): sys.exit(f'{NOTEBOOK} is missing: README.md is made from it.')
     if not checking: write()
     elif wrong := out_of_step():
         sys.exit(f"Out of step with {NOTEBOOK}: {', '.join(wrong)}. "
                  'Run `make readme` and commit what changes.')
+
+if __name__ == '__main__': main()
