@@ -153,7 +153,8 @@ function drawStrings(found) {
   // the block that was chosen, or at first the one that says most
   const blocks = found.blocks.map(b => b.block), [most] = likeliest(found.blocks.map(b => b.share), 1)
   if (!blocks.includes(state.block)) state.block = blocks[most]
-  const { block, list, n } = found.blocks[blocks.indexOf(state.block)], some = list.filter(s => s.exact !== false).slice(0, contents.listed)
+  const { block, list, n } = found.blocks[blocks.indexOf(state.block)]
+  const some = list.filter(s => s.exact !== false).slice(0, contents.listed)
   const now = [state.prompt.text, state.name, block, some.length].join()
   $('strings-text').textContent = `Block ${block} finds ${n.toLocaleString('en')}` +
     (some.length < n ? `; here are the ${some.length} nearest` : '') +
@@ -235,7 +236,8 @@ function build() { // what depends on the rule and on the prompt
     tab.addEventListener('click', () => { state.block = b; remember(); redraw() })
     return tab
   }))
-  const about = state.prompt, harder = contents.prompts.filter(p => p.distance > about.distance).length
+  const about = state.prompt, prepared = contents.prompts.filter(p => p.distance !== null)
+  const harder = prepared.filter(p => p.distance > about.distance).length
   $('itself').disabled = !prompt.own.length
   for (const b of document.querySelectorAll('[data-rule]')) b.disabled = b.dataset.rule !== 'nearest' && !prompt.above
   $('approximate').hidden = !!prompt.above
@@ -245,7 +247,7 @@ function build() { // what depends on the rule and on the prompt
   $('about').textContent = about.distance === null ?
     (often ? `The plays have it ${often === 1 ? 'once' : `${often} times`}.` : 'The plays do not have it.') :
     `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
-    `${harder} of the ${contents.prompts.length} prompts are harder.`
+    `${harder} of the ${prepared.length} prompts are harder.`
 }
 
 // ---- Any prompt, by the compact index ------------------------------------------------------------------------
@@ -275,10 +277,9 @@ function explainIndex() { // in the figures that were measured when it was made
   const { sizes, measured, again } = contents.compact, megabytes = Object.values(sizes).reduce((a, b) => a + b) / 1e6
   $('any-prompt').hidden = false
   $('load-index').textContent = `A prompt of your own: load ${megabytes.toFixed(0)} MB`
-  $('approximate').textContent = `Approximate. A compact index finds the strings; the ${again} nearest of each block are ranked ` +
-    `again by their own keys, and those are listed, with their true cosines. Over ${measured.prompts.toLocaleString('en')} prompts ` +
-    `the ten nearest are the right ones in ${(100 * measured.same_of_ten).toFixed(1)}%, and what is counted is ` +
-    `${measured.moves.toFixed(3)} (Hellinger) from what the whole index would say.`
+  $('approximate').textContent = `Approximate: a compact index finds the strings. The ${again} nearest, which are listed, are ranked ` +
+    `again by their true cosines. On ${measured.prompts.toLocaleString('en')} prompts, ${(100 * measured.same_of_ten).toFixed(0)}% ` +
+    `of the ten nearest are the exact ones, and the answer is ${measured.moves.toFixed(3)} (Hellinger) from the exact one.`
   $('load-index').addEventListener('click', loadIndex)
 }
 
@@ -305,6 +306,7 @@ async function show(next, how) {
   const asking = ++asks
   let told
   $('main').setAttribute('aria-busy', 'true')
+  if (approximate(next.prompt)) say('Looking for its strings …')
   try { told = await ask(next.prompt) }
   catch (e) { // such as a prompt that the model cannot take: what was shown stays
     if (asking !== asks) return
