@@ -8,17 +8,15 @@ __all__ = ['N_BYTES', 'AGAIN', 'LARGEST', 'balanced', 'nearest_centroids', 'k_me
 
 # %% ../nbs/22_compact_index.ipynb #c003
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .core import WEIGHTS, by_scale, cache_dir, keep_tensors, kept_tensors
+from .core import by_scale, cache_dir, keep_tensors, kept_tensors
 from .corpus_keys import KeyIndex
 from .cosine_sims import cosine, unit
 from .data import prompt_ids
@@ -164,8 +162,8 @@ def nearest(self: CompactIndex, queries, own, # as in `approximate`
            ) -> Nearest: # of the rule's k; the cosines are exact where keys were looked at
     "The nearest strings, nearly, the best of them ranked again by their keys."
     found = self.approximate(queries, own, self.rule.k)
-    asked = queries[self.vote.block].float() - self.minus
-    exact = [cosine(q, self.keys[rows].float() - self.minus) for q, rows in zip(asked, found.rows[:, :self.again])]
+    asked, best = queries[self.vote.block].float() - self.minus, found.rows[:, :self.again]
+    exact = [cosine(q, self.keys[rows].float() - self.minus) for q, rows in zip(asked, best)]
     cosines = torch.cat([torch.stack(exact), found.cosines[:, self.again:].double()], 1)
     cosines, order = cosines.sort(dim=1, descending=True, stable=True)
     return Nearest(found.rows.gather(1, order), cosines)
@@ -176,13 +174,14 @@ def measure(compact: CompactIndex, n=None) -> dict: # n: prompts; default: 1,000
     n, index, rule, v = n or by_scale(1000, 100), compact.index, compact.rule, compact.vote
     ids = prompt_ids(index.strings)[:n]
     queries, own = index.queries([index.strings[i] for i in ids]), torch.as_tensor(index.row_of[ids]).long()
-    found, exact = compact.nearest(queries, own), Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
+    found = compact.nearest(queries, own)
+    exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
     values = next_counts(index.strings, index.model.config.vocab_size)[index.ids]
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
     says, expected = (rule.parts(vote(x, values, v.beta)[None])[0][0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)
-    return dict(prompts=n, same_of_ten=same.double().mean().item(), moves=hellinger(says, expected).mean().item(),
-                distance=hellinger(says, probs).mean().item(),
+    return dict(prompts=n, same_of_ten=same.double().mean().item(),
+                moves=hellinger(says, expected).mean().item(), distance=hellinger(says, probs).mean().item(),
                 exact_distance=hellinger(expected, probs).mean().item())
 
 # %% ../nbs/22_compact_index.ipynb #c051

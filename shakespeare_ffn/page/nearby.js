@@ -5,6 +5,9 @@ class Colleague { // a worker that answers promises
   constructor() {
     this.worker = new Worker(new URL('worker.js', import.meta.url), { type: 'module' })
     this.waiting = []
+    this.worker.addEventListener('error', e => { // such as a browser that knows no modules in workers
+      this.waiting.forEach(({ reject }) => reject(new Error(e.message || 'this browser cannot search beside the page')))
+    })
     this.worker.addEventListener('message', ({ data: [id, answer, error] }) => {
       const { resolve, reject } = this.waiting[id]
       delete this.waiting[id]

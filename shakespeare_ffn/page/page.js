@@ -290,6 +290,7 @@ async function loadIndex() {
   try {
     nearby = await openIndex('data', { contents, text }, share => { bar.value = share })
     button.hidden = true
+    $('search').focus({ preventScroll: true })
     $('index-message').textContent = 'Any prompt can be asked for now.'
     $('search-label').textContent = `Any text; its last ${contents.compact.length} characters count`
     const own = waits ? asked(waits) : null
@@ -350,18 +351,23 @@ function byDifficulty(step) { // the prompt before or after, from easy to hard
   return order[(order.indexOf(state.prompt) + step + n) % n]
 }
 
+const go = asked => show(approximate(asked) === approximate(state.prompt) ?
+  { ...state, prompt: asked, block: null } : fresh(asked), 'pushState')
+
+function find(text) { // the strings of a text
+  const own = asked(text)
+  if (own) go(own); else offer()
+}
+
 function listen() {
-  const go = asked => show(approximate(asked) === approximate(state.prompt) ?
-    { ...state, prompt: asked, block: null } : fresh(asked), 'pushState')
   $('previous').addEventListener('click', () => go(byDifficulty(-1)))
   $('next').addEventListener('click', () => go(byDifficulty(1)))
   $('any').addEventListener('click', () => go(contents.prompts[Math.floor(Math.random() * contents.prompts.length)]))
   $('search').addEventListener('change', () => {
     const typed = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
     const some = typed.trim() ? contents.prompts.find(p => signs(p).includes(typed.trim())) : null
-    const found = contents.prompts.find(p => signs(p) === typed) ?? (contents.ask ? null : some)
-    const own = found ?? (typed ? asked(typed.replace(/⏎/g, '\n')) : null)
-    if (own) go(own); else offer()
+    const prepared = contents.prompts.find(p => signs(p) === typed) ?? (contents.ask ? null : some)
+    if (prepared) go(prepared); else if (typed) find(typed.replace(/⏎/g, '\n'))
   })
   for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
     show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
@@ -395,11 +401,14 @@ try {
   ({ contents, text, read } = await open('data'))
   const { ask, prompts: { length } } = contents
   if (contents.compact) explainIndex()
-  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}`
+  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}${contents.compact ? ', or type your own' : ''}`
   $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
   for (const section of document.querySelectorAll('section')) section.hidden = false
   listen()
-  offerTyping('data/model.safetensors')
+  offerTyping('data/model.safetensors', typed => {
+    find(typed.slice(-10))
+    $('choose').scrollIntoView()
+  })
   await show(fromAddress(location.hash))
   offer()
   $('message').hidden = true
