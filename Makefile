@@ -52,7 +52,7 @@ calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thres
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/readme.py
 
-play: $(VENV)/run.ok ## write the page to play with, and its data, to _play (keys are computed first if they are not there)
+play: $(VENV)/run.ok ## write the page to play with, and its data, to _play (keys and the compact index are computed first if they are not there)
 	@$(BIN)/python tools/play.py
 
 docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)

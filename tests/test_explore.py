@@ -8,12 +8,13 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 import pytest, torch
 from hypothesis import given, strategies as st
+from shakespeare_ffn.compact import compact_index
 from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explore import N_LISTED, PageData, varints
 from shakespeare_ffn.model import load_model, next_char_probs
-from shakespeare_ffn.nearest_strings import Vote
+from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
 from shakespeare_ffn.text_analysis import hellinger
 
@@ -143,6 +144,47 @@ def test_the_model_in_the_page_is_the_model(site, in_javascript, tmp_path):
         expected = next_char_probs(play.model, tokens[None])[0].double()
         assert (torch.tensor(found).double() - expected).abs().max() < 1e-4
 
+COMPACT = """
+import { readFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+const [folder, prompts] = process.argv.slice(2), page = name => import(`${folder}/${name}.js`)
+const { Model, tensorsOf } = await page('model'), { Keys } = await page('keys'), { Search } = await page('search')
+const { predict } = await page('rule'), data = name => Uint8Array.from(readFileSync(`${folder}/data/${name}`))
+const contents = JSON.parse(readFileSync(`${folder}/data/contents.json`)), { compact } = contents
+const [weights, tensors, ...codes] = Object.keys(compact.sizes).map(data), [{ block }] = compact.rule.votes
+const text = gunzipSync(data('text.bin')).toString(), model = new Model(weights.buffer), keys = new Keys(model, 16)
+const search = new Search(compact, tensorsOf(tensors.buffer).tensors, codes, text, contents.chars)
+const of = strings => keys.of(strings.map(s => model.tokens(s)), block)
+console.log(JSON.stringify(JSON.parse(prompts).map(prompt => {
+  const some = search.begin(prompt, of([prompt])[0]), found = search.end(some, of(some.map(s => s.string)))
+  const strings = found.votes[0].map(s => [text.slice(s.place, s.place + 10), s.cosine, s.exact, s.next])
+  return { strings, own: found.own, says: [...predict(found, contents, compact.rule, false).says] }
+})))
+"""
+
+def test_the_compact_index_in_the_page_is_that_of_the_package(site, in_javascript, tmp_path):
+    folder, play = site
+    prompts = ['And only l', 'xylophone ', play.prompts[0]]
+    script = tmp_path/'ask.mjs'
+    script.write_text(COMPACT, encoding='utf-8')
+    done = subprocess.run([NODE, script, folder, json.dumps(prompts)], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    compact, own = compact_index(play.index, progress=False), play.data.own(prompts)
+    expected = compact.nearest(play.index.queries(prompts), own)
+    [says], _ = compact.rule.parts(vote(expected, play.counts, compact.vote.beta)[None])
+    for row, says, rows, cosines, there in zip(own, says, *expected, json.loads(done.stdout), strict=True):
+        found = {string: (cosine, exact, following) for string, cosine, exact, following in there['strings']}
+        assert len(found) == compact.rule.k and sum(exact for _, exact, _ in found.values()) == compact.again
+        strings = [play.index.strings[i] for i in play.index.ids[rows]]
+        assert set(strings[:compact.again]) <= found.keys() and len(set(strings) - found.keys()) < 5
+        for string, cosine, i in zip(strings, cosines.tolist(), rows):
+            if string not in found: continue # at the edge, where the last digit decides
+            assert abs(found[string][0] - cosine) < 1e-4
+            assert found[string][2] == [[c, n] for c, n in enumerate(play.counts[i.item()].tolist()) if n]
+        assert hellinger(torch.tensor(there['says']).double(), says) < 1e-3
+        assert bool(there['own']) == (row >= 0)
+
 @pytest.fixture(scope='module')
 def address(site):
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site[0]))
@@ -259,11 +301,45 @@ def test_type_anything(view, site):
     page.fill('#typed', 'Ça va')
     assert 'never seen ‘Ç’' in page.text_content('#typing-message')
     assert not page.locator('#typed-bars tr').count()
+    page.fill('#typed', 'ROMEO:\nWhat xylophone')
+    page.get_by_role('button', name='Find its strings').click()
+    assert '“ xylophone” is no prepared prompt' in page.text_content('#about')
     page.fill('#typed', 'ROMEO:')
     page.get_by_role('button', name='Let it write on').click()
     page.wait_for_function("document.querySelector('#typed').value.length > 12")
     page.get_by_role('button', name='Stop').click()
     assert page.input_value('#typed').startswith('ROMEO:')
+
+def test_any_prompt(view, site, address):
+    "by the compact index, which is loaded when it is asked for"
+    page, compact = view(), compact_index(site[1].index, progress=False)
+    about = 'document.querySelector("#about").textContent'
+    for text, said in {'xylophone ': 'Load the index', 'too short': 'give 10', 'Ça va, mon ami': '‘Ç’'}.items():
+        page.fill('#search', text)
+        page.press('#search', 'Enter')
+        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+    page.fill('#search', 'xylophone ')
+    page.press('#search', 'Enter')
+    page.locator('#load-index').click()
+    shown = 'text => document.querySelector("#prompt").textContent === text'
+    page.wait_for_function(shown, arg='xylophone␣')
+    assert 'do not have it' in page.text_content('#about') and page.locator('#approximate').is_visible()
+    queries = site[1].index.queries(['xylophone '])
+    found = compact.nearest(queries, torch.tensor([-1]))
+    [says], _ = compact.rule.parts(vote(found, site[1].counts, compact.vote.beta)[None])
+    p = next_char_probs(site[1].model, site[1].model.tokenizer.encode('xylophone ')[None])
+    assert abs(distance(page) - hellinger(says, p).item()) < 2e-3
+    cosines = [float(x) for x in page.locator('#list button').all_inner_texts()]
+    assert len(cosines) == compact.again and cosines[0] == pytest.approx(found.cosines[0, 0].item(), abs=1e-3)
+    page.fill('#search', 'too short')
+    page.press('#search', 'Enter')
+    page.wait_for_function(f'{about}.includes("give 10")')
+    page.get_by_role('button', name='the harder prompt after').click()
+    page.wait_for_function('!document.querySelector("[data-rule=tuned]").disabled')
+    page.go_back()
+    page.wait_for_function(shown, arg='xylophone␣')
+    again = view(page.url.removeprefix(address)) # as if it had been shared
+    assert 'Load the index' in again.text_content('#about')
 
 SERVER = 'from shakespeare_ffn.explore import main; main()'
 

@@ -1,11 +1,13 @@
 """Write the page to play with, and its data for 300 prompts, to _play: any file server can show it.
 
 The article's prompts are among them, its worst, and as many from easy to hard, evenly. One file a prompt, as
-nbs/21_explore.ipynb tells; and the model, 22 MB."""
+nbs/21_explore.ipynb tells; the model, 22 MB; and the compact index for any other prompt, 83 MB, of which
+nbs/22_compact_index.ipynb tells. It is made once, in minutes, and kept in the user's cache."""
 import gzip, json, shutil
 from pathlib import Path
 import numpy as np
 import torch
+from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.core import WEIGHTS, Parser, by_scale, command, reference, write_atomically
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.data import load_corpus, prompt_ids
@@ -40,6 +42,12 @@ def prepared(data: PageData, n: int) -> list: # as in `PageData.contents`
     return [dict(text=strings[ids[i]], number=i, distance=round(distances[i].item(), 4))
             for i in chosen(distances, n)]
 
+def any_prompt(data: PageData) -> tuple: # what the page's contents say of it, name → content
+    "The compact index and the model."
+    compact = compact_index(data.index)
+    made = {'model.safetensors': WEIGHTS.read_bytes(), **compact.files()}
+    return compact.about({name: len(content) for name, content in made.items()}, measure(compact)), made
+
 def play(argv) -> str:
     Parser('play', description=__doc__, allow_abbrev=False).parse_args(argv)
     corpus = load_corpus()
@@ -47,13 +55,15 @@ def play(argv) -> str:
     prompts = prepared(data, by_scale(N_PROMPTS, 30))
     told = data.tell([p['text'] for p in prompts])
     made = {f'{i}.bin': content for i, content in enumerate(told)}
-    made['contents.json'] = json.dumps(data.contents(prompts), ensure_ascii=False).encode()
+    about, loaded = any_prompt(data)
+    made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()
     made['text.bin'] = gzip.compress(corpus.text.encode(), mtime=0)
-    size = sum(map(len, made.values()))
     shutil.copytree(PAGE, SITE, dirs_exist_ok=True)
-    (SITE/'data').mkdir(exist_ok=True)
-    for name, content in (made | {'model.safetensors': WEIGHTS.read_bytes()}).items():
-        write_atomically(SITE/'data'/name, content)
-    return f'{SITE}/index.html: {len(prompts)} prompts in {size/1e6:.1f} MB, and the model'
+    shutil.rmtree(SITE/'data', ignore_errors=True)
+    (SITE/'data').mkdir()
+    for name, content in (made | loaded).items(): write_atomically(SITE/'data'/name, content)
+    first, more = (sum(map(len, some.values()))/1e6 for some in (made, loaded))
+    return (f'{SITE}/index.html: {len(prompts)} prompts in {first:.1f} MB; '
+            f'the model and the index for any other, {more:.0f} MB')
 
 if __name__ == '__main__': command('play', play)

@@ -8,16 +8,18 @@ function ofHalf(bits) {
   return exponent === 31 ? (fraction ? NaN : sign * Infinity) : sign * (1 + fraction / 1024) * 2 ** (exponent - 15)
 }
 
-export function tensorsOf(buffer) { // of a safetensors file → name → Float32Array, metadata
+const KINDS = { F32: Float32Array, I32: Int32Array }
+export function tensorsOf(buffer) { // of a safetensors file → name → numbers, metadata
   const length = Number(new DataView(buffer).getBigUint64(0, true))
   const { __metadata__: metadata, ...entries } = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, length)))
   singles ??= Float32Array.from({ length: 65536 }, (_, bits) => ofHalf(bits))
   const tensors = {}
   for (const [name, { dtype, data_offsets: [begin, end] }] of Object.entries(entries)) {
-    if (dtype !== 'F16') throw new Error(`${name} is not in half precision`)
-    const halves = new Uint16Array(buffer.slice(8 + length + begin, 8 + length + end))
-    const x = tensors[name] = new Float32Array(halves.length)
-    for (let i = 0; i < x.length; i++) x[i] = singles[halves[i]]
+    const bytes = buffer.slice(8 + length + begin, 8 + length + end)
+    if (dtype === 'F16') {
+      const halves = new Uint16Array(bytes), x = tensors[name] = new Float32Array(halves.length)
+      for (let i = 0; i < x.length; i++) x[i] = singles[halves[i]]
+    } else tensors[name] = new KINDS[dtype](bytes)
   }
   return { tensors, metadata }
 }
@@ -111,16 +113,19 @@ export class Model {
   }
 }
 
-export async function load(url, progress) { // progress: told the share that has arrived
+export async function arrived(url, progress) { // → ArrayBuffer; progress: told how many bytes have come, and of how many
   const response = await fetch(url)
-  if (!response.ok) throw new Error('the model could not be read; `make play` puts it beside this page')
+  if (!response.ok) throw new Error(`${url} could not be read; \`make play\` puts it beside this page`)
   const total = Number(response.headers.get('content-length')), chunks = []
   let n = 0
   for (const reader = response.body.getReader(); ;) {
     const { done, value } = await reader.read()
     if (done) break
     chunks.push(value)
-    progress(total ? (n += value.length) / total : 0)
+    progress(n += value.length, total)
   }
-  return new Model(await new Blob(chunks).arrayBuffer())
+  return new Blob(chunks).arrayBuffer()
 }
+
+export const load = async (url, progress) => // progress: told the share that has arrived
+  new Model(await arrived(url, (n, total) => progress(total ? n / total : 0)))

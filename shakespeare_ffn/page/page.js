@@ -1,4 +1,5 @@
 // The page: what is shown, what can be moved, and the address that says it.
+import { open as openIndex } from './nearby.js'
 import { open } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
 import { $, bar, likeliest, make, shown, sign } from './show.js'
@@ -7,19 +8,24 @@ import { offerTyping } from './typing.js'
 let contents, text, read // what `open` gives
 let prompt               // all that is known of the prompt that is shown
 let state                // what the address says: see `fresh`
+let nearby = null        // what finds the strings of any prompt, once the compact index is there
+let waits = null         // the prompt that waits for it
 let frame = 0            // of the next drawing
 
 // ---- What is shown -------------------------------------------------------------------------------------------
 
 const copy = x => JSON.parse(JSON.stringify(x))
-const ruleOf = name => copy(contents[name])
-const fresh = (i = 0, name = 'nearest') => ({ prompt: i, name, rule: ruleOf(name), itself: false, block: null })
+const approximate = asked => asked.number === null && !contents.ask // found by the compact index, which has a rule of its own
+const usualRule = (asked, name) => approximate(asked) ? contents.compact.rule : contents[name]
+function fresh(asked, name = 'nearest') {
+  return { prompt: asked, name: approximate(asked) ? 'nearest' : name, rule: copy(usualRule(asked, name)), itself: false, block: null }
+}
 
 function address() { // of the state; what is as the rule has it is left out
-  const { rule, name } = state, { number, text } = contents.prompts[state.prompt]
+  const { rule, name, prompt: { number, text } } = state
   const asks = new URLSearchParams({ ...(number === null ? { q: text } : { p: number }), rule: name })
   const differs = (key, of) => {
-    const mine = of(rule), usual = of(contents[name])
+    const mine = of(rule), usual = of(usualRule(state.prompt, name))
     if (String(mine) !== String(usual)) asks.set(key, mine.join(' '))
   }
   if (rule.votes) {
@@ -36,11 +42,11 @@ function address() { // of the state; what is as the rule has it is left out
 }
 
 function fromAddress(hash) { // → a state; whatever it says wrongly is as usual
-  const asks = new URLSearchParams(hash.slice(1))
-  const q = contents.ask && asks.get('q')
-  const at = q ? asked(q) : contents.prompts.findIndex(p => p.number !== null && String(p.number) === asks.get('p'))
+  const asks = new URLSearchParams(hash.slice(1)), q = asks.get('q')
+  waits = null
+  const numbered = contents.prompts.find(p => p.number !== null && String(p.number) === asks.get('p'))
   const name = ['nearest', 'tuned', 'article'].includes(asks.get('rule')) ? asks.get('rule') : 'nearest'
-  const s = fresh(at < 0 ? usual() : at, name), { rule } = s
+  const s = fresh((q && asked(q)) || numbered || usual(), name), { rule } = s
   const numbers = (key, n, low, high) => {
     const x = (asks.get(key) ?? '').split(' ').map(Number)
     return asks.get(key) && x.length === n && x.every(v => v >= low && v <= high) ? x : null
@@ -61,9 +67,11 @@ function fromAddress(hash) { // → a state; whatever it says wrongly is as usua
   return s
 }
 
-function asked(prompt) { // → the place of a prompt of the reader's own, which a server is asked for
-  const i = contents.prompts.findIndex(p => p.text === prompt)
-  return i >= 0 ? i : contents.prompts.push({ text: prompt, number: null, distance: null }) - 1
+function asked(text) { // → a prompt of the reader's own; null if it must wait until the index is there
+  const prepared = contents.prompts.find(p => p.text === text)
+  if (prepared || contents.ask || nearby) return prepared ?? { text, number: null, distance: null }
+  waits = text
+  return null
 }
 
 function remember(how = 'replaceState') { if (address() !== location.hash) history[how](null, '', address()) }
@@ -145,8 +153,9 @@ function drawStrings(found) {
   // the block that was chosen, or at first the one that says most
   const blocks = found.blocks.map(b => b.block), [most] = likeliest(found.blocks.map(b => b.share), 1)
   if (!blocks.includes(state.block)) state.block = blocks[most]
-  const { block, list, n } = found.blocks[blocks.indexOf(state.block)], some = list.slice(0, contents.listed)
-  const now = [state.prompt, state.name, block, some.length].join()
+  const { block, list, n } = found.blocks[blocks.indexOf(state.block)]
+  const some = list.filter(s => s.exact !== false).slice(0, contents.listed)
+  const now = [state.prompt.text, state.name, block, some.length].join()
   $('strings-text').textContent = `Block ${block} finds ${n.toLocaleString('en')}` +
     (some.length < n ? `; here are the ${some.length} nearest` : '') +
     '. Each with its cosine and, marked, what follows it. Choose a cosine to read the whole line.'
@@ -212,8 +221,9 @@ function buildNearest() {
     slider(`block ${vote.block}, steepness`, { min: 0, max: 60, step: 1, value: vote.beta, format: String, set: v => { vote.beta = v } }),
     slider(`block ${vote.block}, share`, { min: 0, max: 1, step: .01, value: vote.share, format: v => v.toFixed(2),
       set: v => { vote.share = v } }))))
-  $('rule-text').textContent = 'Two blocks find the nearest strings; the nearer ones count more, the more so the steeper the weight. ' +
-    'On 20,000 prompts this rule comes nearest to the model.'
+  $('rule-text').textContent = `${rule.votes.length > 1 ? 'Two blocks find' : 'A block finds'} the nearest strings; the nearer ` +
+    'ones count more, the more so the steeper the weight.' +
+    (rule.votes.length > 1 ? ' On 20,000 prompts this rule comes nearest to the model.' : '')
 }
 
 function build() { // what depends on the rule and on the prompt
@@ -226,34 +236,90 @@ function build() { // what depends on the rule and on the prompt
     tab.addEventListener('click', () => { state.block = b; remember(); redraw() })
     return tab
   }))
-  const about = contents.prompts[state.prompt], harder = contents.prompts.filter(p => p.distance > about.distance).length
+  const about = state.prompt, prepared = contents.prompts.filter(p => p.distance !== null)
+  const harder = prepared.filter(p => p.distance > about.distance).length
   $('itself').disabled = !prompt.own.length
+  for (const b of document.querySelectorAll('[data-rule]')) b.disabled = b.dataset.rule !== 'nearest' && !prompt.above
+  $('approximate').hidden = !!prompt.above
   $('prompt').textContent = about.text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣')
   $('search').value = ''
   const often = sum(prompt.own.map(([, n]) => n))
   $('about').textContent = about.distance === null ?
     (often ? `The plays have it ${often === 1 ? 'once' : `${often} times`}.` : 'The plays do not have it.') :
     `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
-    `${harder} of the ${contents.prompts.length} prompts are harder.`
+    `${harder} of the ${prepared.length} prompts are harder.`
+}
+
+// ---- Any prompt, by the compact index ------------------------------------------------------------------------
+
+function refusal(text) { // why the index cannot be asked for a prompt, or ''
+  const { length } = contents.compact, wrong = Array.from(text).find(char => !contents.chars.includes(char))
+  if (wrong) return `The model has never seen ‘${wrong}’.`
+  return text.length < length ? `That is no prepared prompt. For one of your own, give ${length} characters or more.` : ''
+}
+
+async function ask(asked) { // → all that is known of a prompt
+  if (contents.ask || asked.number !== null) return read(asked)
+  const wrong = refusal(asked.text)
+  if (wrong) throw new Error(wrong)
+  return nearby(asked.text.slice(-contents.compact.length))
+}
+
+function say(message) { $('about').textContent = message }
+
+function offer() { // of the index, to a prompt that waits for it
+  if (!waits) return
+  say(!contents.compact ? `No prepared prompt has “${waits}” in it.` :
+    refusal(waits) || `“${waits}” is no prepared prompt. Load the index, and see its strings.`)
+}
+
+function explainIndex() { // in the figures that were measured when it was made
+  const { sizes, measured, again } = contents.compact, megabytes = Object.values(sizes).reduce((a, b) => a + b) / 1e6
+  $('any-prompt').hidden = false
+  $('load-index').textContent = `A prompt of your own: load ${megabytes.toFixed(0)} MB`
+  $('approximate').textContent = `Approximate: a compact index finds the strings. The ${again} nearest, which are listed, are ranked ` +
+    `again by their true cosines. On ${measured.prompts.toLocaleString('en')} prompts, ${(100 * measured.same_of_ten).toFixed(0)}% ` +
+    `of the ten nearest are the exact ones, and the answer is ${measured.moves.toFixed(3)} (Hellinger) from the exact one.`
+  $('load-index').addEventListener('click', loadIndex)
+}
+
+async function loadIndex() {
+  const button = $('load-index'), bar = $('index-loading')
+  button.disabled = true
+  bar.hidden = false
+  try {
+    nearby = await openIndex('data', { contents, text }, share => { bar.value = share })
+    button.hidden = true
+    $('search').focus({ preventScroll: true })
+    $('index-message').textContent = 'Any prompt can be asked for now.'
+    $('search-label').textContent = `Any text; its last ${contents.compact.length} characters count`
+    const own = waits ? asked(waits) : null
+    if (own) show(fresh(own), 'pushState')
+  } catch (e) {
+    $('index-message').textContent = `${e.message}. Try again.`
+    button.disabled = false
+  } finally { bar.hidden = true }
 }
 
 let asks = 0 // how many prompts have been asked for: an answer that comes after a later one is not shown
 
 async function show(next, how) {
-  const ask = ++asks
+  const asking = ++asks
   let told
   $('main').setAttribute('aria-busy', 'true')
-  try { told = await read(next.prompt) }
+  if (approximate(next.prompt)) say('Looking for its strings …')
+  try { told = await ask(next.prompt) }
   catch (e) { // such as a prompt that the model cannot take: what was shown stays
-    if (ask !== asks) return
+    if (asking !== asks) return
     $('main').removeAttribute('aria-busy')
     if (!state) throw e
-    $('about').textContent = e.message
+    say(e.message)
     return
   }
-  if (ask !== asks) return
+  if (asking !== asks) return
   prompt = told
   state = next
+  if (!contents.prompts.includes(next.prompt)) contents.prompts.push(next.prompt)
   build()
   draw()
   if (how) remember(how)
@@ -271,8 +337,8 @@ const PRESETS = [
   ['A text the model never saw', "The hardest of these prompts. The corpus knows how it goes on, and the model does not.",
     () => fresh(worst(), 'nearest')],
 ]
-const usual = () => Math.max(0, contents.prompts.findIndex(p => p.text === 'And only l'))
-const worst = () => contents.prompts.reduce((w, p, i, all) => p.distance > all[w].distance ? i : w, 0)
+const usual = () => contents.prompts.find(p => p.text === 'And only l') ?? contents.prompts[0]
+const worst = () => contents.prompts.reduce((w, p) => p.distance > w.distance ? p : w)
 function only(s, block) {
   s.rule.weights = s.rule.weights.map((w, b) => b === block ? 1 : 0)
   s.block = block
@@ -280,24 +346,28 @@ function only(s, block) {
 }
 
 function byDifficulty(step) { // the prompt before or after, from easy to hard
-  const order = [...contents.prompts.keys()].sort((a, b) => contents.prompts[a].distance - contents.prompts[b].distance)
+  const order = contents.prompts.slice().sort((a, b) => a.distance - b.distance)
   const n = order.length
   return order[(order.indexOf(state.prompt) + step + n) % n]
 }
 
+const go = asked => show(approximate(asked) === approximate(state.prompt) ?
+  { ...state, prompt: asked, block: null } : fresh(asked), 'pushState')
+
+function find(text) { // the strings of a text
+  const own = asked(text)
+  if (own) go(own); else offer()
+}
+
 function listen() {
-  const go = i => show({ ...state, prompt: i, block: null }, 'pushState')
   $('previous').addEventListener('click', () => go(byDifficulty(-1)))
   $('next').addEventListener('click', () => go(byDifficulty(1)))
-  $('any').addEventListener('click', () => go(Math.floor(Math.random() * contents.prompts.length)))
+  $('any').addEventListener('click', () => go(contents.prompts[Math.floor(Math.random() * contents.prompts.length)]))
   $('search').addEventListener('change', () => {
     const typed = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
-    const i = contents.prompts.findIndex(p => signs(p) === typed)
-    const own = text => asked(text.replace(/⏎/g, '\n')) // of any text, if there is a server
-    const some = () => contents.prompts.findIndex(p => typed.trim() && signs(p).includes(typed.trim()))
-    const j = i >= 0 ? i : contents.ask && typed ? own(typed) : some()
-    if (j >= 0) return go(j)
-    $('about').textContent = `No prepared prompt has “${typed}” in it.`
+    const some = typed.trim() ? contents.prompts.find(p => signs(p).includes(typed.trim())) : null
+    const prepared = contents.prompts.find(p => signs(p) === typed) ?? (contents.ask ? null : some)
+    if (prepared) go(prepared); else if (typed) find(typed.replace(/⏎/g, '\n'))
   })
   for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
     show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
@@ -314,27 +384,33 @@ function listen() {
     try { await navigator.clipboard.writeText(location.href); $('shared').textContent = 'copied' }
     catch { $('shared').textContent = 'copy the address of this page' }
   })
-  addEventListener('popstate', () => show(fromAddress(location.hash)))
-  addEventListener('hashchange', () => { if (location.hash !== address()) show(fromAddress(location.hash)) })
+  const follow = () => show(fromAddress(location.hash)).then(offer)
+  addEventListener('popstate', follow)
+  addEventListener('hashchange', () => { if (location.hash !== address()) follow() })
   addEventListener('resize', redraw)
   matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw)
 }
 
 async function fetchTheRest() { // so that all prompts can be shown without a network
-  for (const i of contents.prompts.keys()) {
-    try { await read(i) } catch { return }
+  for (const prepared of contents.prompts.filter(p => p.number !== null)) {
+    try { await read(prepared) } catch { return }
   }
 }
 
 try {
   ({ contents, text, read } = await open('data'))
   const { ask, prompts: { length } } = contents
-  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}`
+  if (contents.compact) explainIndex()
+  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}${contents.compact ? ', or type your own' : ''}`
   $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
   for (const section of document.querySelectorAll('section')) section.hidden = false
   listen()
-  offerTyping('data/model.safetensors')
+  offerTyping('data/model.safetensors', typed => {
+    find(typed.slice(-10))
+    $('choose').scrollIntoView()
+  })
   await show(fromAddress(location.hash))
+  offer()
   $('message').hidden = true
   if (!contents.ask) setTimeout(fetchTheRest, 1000)
 } catch (e) {

@@ -65,18 +65,19 @@ export function decode(bytes, contents, text) { // → all that is known of a pr
   }
 }
 
-export async function open(folder) { // → contents, and a function that reads a prompt by its place in them
+export async function open(folder) { // → contents, and a function that reads a prompt
   const response = await fetch(`${folder}/contents.json`)
   if (!response.ok) throw new Error('the data of this page is missing; `make play` writes it')
   const contents = await response.json()
   const text = new TextDecoder().decode(await unpacked(await fetch(`${folder}/text.bin`)))
-  const kept = new Map(), asked = i => `ask.bin?prompt=${encodeURIComponent(contents.prompts[i].text)}`
-  async function read(i) { // from a file, or from a server that can be asked
-    if (!kept.has(i)) {
-      const response = await fetch(`${folder}/${contents.ask ? asked(i) : `${i}.bin`}`)
-      kept.set(i, decode(new Uint8Array(await unpacked(response)), contents, text))
+  const kept = new Map(), asked = prompt => `ask.bin?prompt=${encodeURIComponent(prompt.text)}`
+  async function read(prompt) { // one of the contents' from its file; any, if there is a server that can be asked
+    if (!kept.has(prompt.text)) {
+      const name = contents.ask ? asked(prompt) : `${contents.prompts.indexOf(prompt)}.bin`
+      const response = await fetch(`${folder}/${name}`)
+      kept.set(prompt.text, decode(new Uint8Array(await unpacked(response)), contents, text))
     }
-    return kept.get(i)
+    return kept.get(prompt.text)
   }
   return { contents, text, read }
 }

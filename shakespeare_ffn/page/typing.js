@@ -71,7 +71,8 @@ async function begin(url) {
   draw()
 }
 
-export function offerTyping(url) { // url: of the weights
+export function offerTyping(url, find) { // url: of the weights; find: told the text whose strings are wanted
+  $('find').addEventListener('click', () => find($('typed').value))
   $('load-model').addEventListener('click', () => begin(url))
   $('typed').addEventListener('input', () => { stop(); draw() })
   $('write').addEventListener('click', () => {
