@@ -193,7 +193,7 @@ def files(self: CompactIndex) -> dict: # name → content
     order = self.index.ids.argsort()
     places = torch.from_numpy(self.index.strings.first[self.index.ids[order]]).int()
     tensors = {name: x.contiguous() for name, x in self.codebook._asdict().items()}
-    codes, n_bytes = self.codes[order].numpy(), self.codes.shape[1]
+    codes = self.codes[order].numpy()
     parts = np.array_split(codes, -(-codes.nbytes//LARGEST))
     made = {f'codes-{i}.bin': part.tobytes() for i, part in enumerate(parts)}
     return {'compact.safetensors': save(dict(tensors, minus=self.minus, places=places)), **made}

@@ -148,11 +148,13 @@ COMPACT = """
 import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 const [folder, prompts] = process.argv.slice(2), page = name => import(`${folder}/${name}.js`)
-const { Model, tensorsOf } = await page('model'), { Keys } = await page('keys'), { Search } = await page('search')
+const { Model, tensorsOf } = await page('model'), { Keys } = await page('keys')
+const { Search } = await page('search')
 const { predict } = await page('rule'), data = name => Uint8Array.from(readFileSync(`${folder}/data/${name}`))
 const contents = JSON.parse(readFileSync(`${folder}/data/contents.json`)), { compact } = contents
 const [weights, tensors, ...codes] = Object.keys(compact.sizes).map(data), [{ block }] = compact.rule.votes
-const text = gunzipSync(data('text.bin')).toString(), model = new Model(weights.buffer), keys = new Keys(model, 16)
+const text = gunzipSync(data('text.bin')).toString()
+const model = new Model(weights.buffer), keys = new Keys(model, 16)
 const search = new Search(compact, tensorsOf(tensors.buffer).tensors, codes, text, contents.chars)
 const of = strings => keys.of(strings.map(s => model.tokens(s)), block)
 console.log(JSON.stringify(JSON.parse(prompts).map(prompt => {
@@ -314,7 +316,8 @@ def test_any_prompt(view, site, address):
     "by the compact index, which is loaded when it is asked for"
     page, compact = view(), compact_index(site[1].index, progress=False)
     about = 'document.querySelector("#about").textContent'
-    for text, said in {'xylophone ': 'Load the index', 'too short': 'give 10', 'Ça va, mon ami': '‘Ç’'}.items():
+    answers = {'xylophone ': 'Load the index', 'too short': 'give 10', 'Ça va, mon ami': '‘Ç’'}
+    for text, said in answers.items():
         page.fill('#search', text)
         page.press('#search', 'Enter')
         page.wait_for_function(f'said => {about}.includes(said)', arg=said)
