@@ -20,7 +20,8 @@ explain: $(VENV)/run.ok ## what the model says after PROMPT, and which corpus st
 test: $(VENV)/dev.ok ## check the generated files and the code, then run the notebooks and the tests, but for the slow ones
 	@$(call run_tests,-m 'not slow')
 
-test-all: $(VENV)/dev.ok ## the same with the tests marked `slow`, which repeat at full strength what quicker ones show
+test-all: $(VENV)/dev.ok ## the same with the tests marked `slow` and those of models of other makes, whose libraries come first
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf]'
 	@$(call run_tests)
 
 types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
@@ -59,7 +60,7 @@ docs: $(VENV)/dev.ok ## write the site to _docs (needs Quarto)
 	@$(BIN)/python tools/docs.py
 
 bench: $(VENV)/dev.ok ## run the side-by-side measurements: about half an hour without a GPU (ARGS="index explain" for some)
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu  # a peer
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt faiss-cpu tokenizers  # a peer; for models of other makes
 	@$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what make made here (the user's cache of corpus and index stays)

@@ -5,15 +5,18 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
+from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.hooks import PARTS, capture, hooked
 from shakespeare_ffn.model import Config, Transformer, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
+from shakespeare_ffn.scores import examine
 
 try: import transformers
 except ImportError: transformers = None
@@ -285,3 +288,43 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
 
 class Evil:
     def __reduce__(self): return (print, ('this runs',))
+
+# Models that have learned something.
+
+def train(parameters, logits, tokens, n_steps=200):
+    "Learn to predict the next token, for a minute or less."
+    optimiser = torch.optim.AdamW([p.requires_grad_(True) for p in parameters], lr=3e-3)
+    for _ in range(n_steps):
+        windows = torch.stack([tokens[i:i+65] for i in torch.randint(len(tokens)-65, (16,))])
+        loss = F.cross_entropy(logits(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+def check_classes(model, text):
+    "What follows similar strings is nearer to what a model predicts than how often tokens occur."
+    corpus = corpus_for(model, text)
+    index = corpus_index(corpus, model, 4, quiet=True)
+    rule = calibrate_nearest(corpus, model, index, n=200, betas=(5, 10, 20, 40), progress=False)
+    found = examine(corpus, index, {'nearest': rule}, 150)
+    assert found['nearest distance'].mean() < .75*found['unigram'].mean()
+
+@pytest.mark.slow(reason='a minute; the same with random numbers stays')
+@needs_library
+@pytest.mark.parametrize('kind', ['gpt2', 'gpt_neox', 'llama'])
+def test_classes_of_a_trained_folder(tmp_path, new_cache, text, tokenizer_file, kind):
+    torch.manual_seed(0)
+    model = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
+    tokens = torch.from_numpy(corpus_tokens(FileTokenizer(tokenizer_file), text))
+    train(model.parameters(), lambda x: model(input_ids=x).logits, tokens)
+    check_classes(load_huggingface(save(model, tmp_path/'model', tokenizer_file)), text)
+
+@pytest.mark.slow(reason='a minute; the same with random numbers stays')
+def test_classes_of_a_trained_checkpoint(tmp_path, new_cache, text, corpus):
+    torch.manual_seed(0)
+    model, shuffled = our_gpt(), corpus.tokenizer.chars[::-1] # an order that is not the text's own
+    train(model.parameters(), model, torch.from_numpy(corpus_tokens(CharTokenizer(shuffled), text)))
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(shuffled)))))
+    check_classes(load_nanogpt(checkpoint(tmp_path/'ckpt.pt', nanogpt_names(model))), text)
+
+def corpus_tokens(tokenizer, text): return tokenizer.split(text.read_text(encoding='utf-8'))[0].astype(int)
