@@ -89,13 +89,14 @@ def in_bins(counts,    # (n_edges, vocab_size) what follows the strings above ea
     return [n for row in np.diff(above, axis=0, prepend=0) for n in (row[-1], *sparse(row[:-1]))]
 
 # %% ../nbs/21_explore.ipynb #c021
-FEW = 4 # prompts at most are compared with centred keys one by one: to centre all keys takes longer
-
 @patch
 def above_edges(self: PageData, queries, own) -> tuple: # counts (n_layer, n_edges, n, vocab_size), n_matches
     "What follows the strings above each edge, and how many there are."
     grid = torch.from_numpy(EDGES).repeat(self.n_layer, 1)
     return threshold_attention(queries, self.index.keys, self.values, grid, own)
+
+# %% ../nbs/21_explore.ipynb #c021d
+FEW = 4 # prompts
 
 @patch
 def nearest(self: PageData, v: Vote, queries, own, k: int) -> Nearest: # with cosines in float64
