@@ -179,8 +179,9 @@ def __call__(self: TrieForward,
 class PlainForward:
     "The forward pass of any model, string by string; used like a `TrieForward`."
     def __init__(self, model: Decoder, arithmetic='float32', part='ffwd'):
-        self.model, self.part = copy.deepcopy(model).to(getattr(torch, arithmetic)), part
-        self.chunk = 512 if model.device.type == 'cpu' else 8192
+        body = model.body() # logits are not needed
+        self.model = body if arithmetic == 'float32' else copy.deepcopy(body).to(getattr(torch, arithmetic))
+        self.part, self.chunk = part, 512 if model.device.type == 'cpu' else 8192
 
     def __call__(self, tokens): # (n, length) → (n_layer, n, n_embed)
         return plain_keys(self.model, tokens, self.part)
@@ -325,7 +326,8 @@ def queries(self: KeyIndex,
     "Keys of prompts: stored rows where there are such, computed anew where there are not."
     with plain_state():
         if isinstance(prompts, list):
-            prompts = np.stack([self.model.tokenizer.encode(p).numpy() for p in prompts])
+            rows = [self.model.tokenizer.encode(p).numpy() for p in prompts]
+            prompts = np.array(rows).reshape(len(prompts), self.strings.length)
         rows = self.rows_of(prompts)
         found = self.keys[:, np.maximum(rows, 0)].clone()
         new = np.flatnonzero(rows < 0)
@@ -673,6 +675,7 @@ def corpus_index(corpus: Corpus, model: Decoder,
                  part='ffwd',     # which activation of each block; one of `ACTIVATIONS`
                 ) -> KeyIndex:
     "The index of a corpus and a model at this scale: opened if it is there and sound, built (again) if not."
+    if length > model.context: raise UserError(f'strings of {length} tokens exceed the context of {model.context}')
     strings, model = corpus.substrings(length), snapshot(model)
     wanted = identities(corpus, model, length, arithmetic, part)
     path = index_path(wanted[0])

@@ -65,6 +65,7 @@ def corpus_bytes() -> bytes:
 # %% ../nbs/00_data.ipynb #c041
 class CharTokenizer:
     "Characters to token ids and back."
+    kind = 'characters' # what its tokens are
     def __init__(self, chars: str): # the vocabulary, in order of token id
         self.chars = self.names = chars
         self.stoi = {c: i for i, c in enumerate(chars)}

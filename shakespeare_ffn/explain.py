@@ -93,7 +93,7 @@ class Explanation:
     tokens: list = None  # that are explained, where they are not characters
 
     @property
-    def explained(self) -> str: return self.prompt[-self.length:]
+    def explained(self) -> str: return self.prompt[len(self.prompt)-self.length:]
 
 # %% ../nbs/08_explain.ipynb #c015
 @patch
@@ -167,12 +167,13 @@ def _explain_with(index: KeyIndex, prompt: str, tokens, corpus: Corpus, model_pr
     distance = hellinger(p[0], model_probs).item()
     most = None if len(tokenizer) <= LARGE else _LIKELIEST
     model_says, approximation_says = (top_tokens(x, tokenizer, most) for x in (model_probs, p[0]))
-    names, asked = [tokenizer.names[t] for t in tokens.tolist()], tokenizer.decode(tokens)
+
+    length = len(prompt) - int(tokenizer.split(prompt)[1][-len(tokens)-1])
+    names = None if tokenizer.kind == 'characters' else [tokenizer.names[t] for t in tokens.tolist()]
     source, tuned_for = approximation.source, approximation.length
     if tuned_for not in (None, len(tokens)): source += f', for strings of length {tuned_for}'
-    return Explanation(prompt, len(asked), scale(), index.identity['weights_sha256'], distance, empty.item(),
-                       model_says, approximation_says, blocks, corpus, source,
-                       None if names == list(asked) else names)
+    return Explanation(prompt, length, scale(), index.identity['weights_sha256'], distance, empty.item(),
+                       model_says, approximation_says, blocks, corpus, source, names)
 
 # %% ../nbs/08_explain.ipynb #t014
 def _shares(p: dict, n=6, least=.005) -> str:
@@ -256,8 +257,7 @@ def explain(prompt: str,
     "What the model says comes after a prompt, and which strings say so. The first call builds an index."
     model = snapshot(default_model(device) if model is None else model) # a compiled one has no truth value
     tokens, corpus = check_prompt(prompt, model)[0], corpus or default_corpus()
-    kind = 'characters' if len(tokens) == len(prompt) else 'tokens'
-    tokens = tokens[-_check_length(len(tokens), length, kind):]
+    tokens = tokens[-_check_length(len(tokens), length, model.tokenizer.kind):]
     check_match(corpus, model)
     approximation = (approximation or nearest_approximation(model)).check(model.n_layer)
     model_probs = next_char_probs(model, tokens[None])[0].cpu()
@@ -429,11 +429,11 @@ def typed(prompt: str) -> str:
 # %% ../nbs/08_explain.ipynb #v003
 def _add_prompt(p: Parser):
     "What is explained."
-    p.add_argument('prompt', help='at most 256 characters of the corpus\'s vocabulary')
+    p.add_argument('prompt', help='at most as long as the model\'s context, 256 characters')
     p.add_argument('--top', type=_how_many, default=5, metavar='N',
                    help="similar strings to list for each block, or 'all' (default: 5)")
     p.add_argument('--length', type=int, metavar='N',
-                   help='explain the last N characters (default: all, at most 10)')
+                   help='explain the last N characters, or tokens (default: all, at most 10)')
     p.add_argument('--exclude-self', action='store_true',
                    help='leave the prompt itself out of the similar strings')
 

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.overrides import TorchFunctionMode
 
-from .core import WEIGHTS, UserError, lacks_memory, read_file, true_float32, write_atomically
+from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file, true_float32
+from .core import write_atomically
 from .data import CharTokenizer
 
 # %% ../nbs/01_model.ipynb #h2b
@@ -317,8 +318,9 @@ def hash(self: Transformer) -> str:
     half = {name: t.half() for name, t in tensors.items()}
     as_in_a_file = all(torch.equal(half[name].float(), t) for name, t in tensors.items())
     named = weights_hash(half if as_in_a_file else tensors)
-    if self.config.nonlinearity == 'relu': return named
-    return hashlib.sha256(f'{named} {self.config.nonlinearity}'.encode()).hexdigest()
+    nonlinearity, more = self.config.nonlinearity, vars(self).get('metadata', {}).get('identity', '')
+    if nonlinearity == 'relu' and not more: return named
+    return hashlib.sha256(f'{named} {nonlinearity} {more}'.encode()).hexdigest()
 
 # %% ../nbs/01_model.ipynb #h2r
 @plain_state()
@@ -345,6 +347,9 @@ def n_embed(self: Transformer) -> int: return self.config.n_embed
 def n_hidden(self: Transformer) -> int: return 4*self.n_embed # of the feed-forward networks
 
 @patch(as_prop=True)
+def vocab_size(self: Transformer) -> int: return self.config.vocab_size
+
+@patch(as_prop=True)
 def context(self: Transformer) -> int: return self.config.block_size
 
 @patch(as_prop=True)
@@ -355,12 +360,12 @@ def device(self: Transformer) -> torch.device: return self.lm_head.weight.device
 @torch.no_grad()
 def next_char_probs(model: Transformer,
                     tokens,              # (n, length) token ids, array or tensor
-                    batch_size=512,      # prompts at a time
+                    batch_size=512,      # prompts at a time, fewer of a large vocabulary
                    ) -> torch.Tensor:    # (n, vocab_size), float32
     "The model's distribution for the token after each prompt, in evaluation mode."
-    model = evaluating(model)
-    batches = torch.as_tensor(tokens).long().split(batch_size)
-    return torch.cat([model(t.to(model.device))[:, -1].softmax(-1) for t in batches])
+    model, tokens = evaluating(model), torch.as_tensor(tokens).long()
+    at_once = min(batch_size, 2**26//(tokens.shape[1]*model.vocab_size) + 1)
+    return torch.cat([model(t.to(model.device))[:, -1].softmax(-1) for t in tokens.split(at_once)])
 
 # %% ../nbs/01_model.ipynb #c047
 @plain_state()
@@ -368,10 +373,10 @@ def check_prompt(prompt: str, model: Transformer) -> torch.Tensor: # (1, length)
     "Token ids of a prompt; a `UserError` if it is empty, too long, or has a character unknown to the model."
     if not prompt: raise UserError('the prompt is empty; give at least one character')
     tokens = model.tokenizer.encode(prompt)[None]
+    if not tokens.numel(): raise UserError(f'the model has no token for any of {quoted(prompt)}; give other text')
     if tokens.shape[1] > model.context:
-        kind = 'characters' if tokens.shape[1] == len(prompt) else 'tokens'
-        raise UserError(f'the prompt has {tokens.shape[1]} {kind}, more than the model\'s context of '
-                        f'{model.context}; shorten it')
+        raise UserError(f'the prompt has {tokens.shape[1]} {model.tokenizer.kind}, more than the model\'s '
+                        f'context of {model.context}; shorten it')
     return tokens
 
 # %% ../nbs/01_model.ipynb #c055

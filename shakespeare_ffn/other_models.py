@@ -7,8 +7,9 @@ __all__ = ['FAMILIES', 'Decoder', 'FileTokenizer', 'same_vocabulary', 'read_meta
            'load_huggingface', 'open_model', 'corpus_for', 'check_match']
 
 # %% ../nbs/03a_other_models.ipynb #c003
-import hashlib, io, json, pickle, re
+import hashlib, io, json, pickle, re, sys, zipfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -19,24 +20,30 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .core import WEIGHTS, UserError, lacks_memory, read_file
+from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file
 from .data import CharTokenizer, Corpus, load_corpus
-from .model import Config, Transformer, blank_model, check_plain, load_model, plain_state
-from .model import weights_hash
+from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
+from .model import plain_state, weights_hash
 
 # %% ../nbs/03a_other_models.ipynb #c005
 class Decoder(Protocol):
     "What the engine asks of a model, which gives logits for `(batch, time)` token ids."
-    tokenizer: CharTokenizer # or another with `names`, `stoi`, `encode`, `decode` and `split`
+    tokenizer: CharTokenizer # or another with `kind`, `names`, `stoi`, `encode`, `decode` and `split`
     metadata: dict           # `corpus_sha256` names the text it was trained on; '' if that is not known
     n_layer: int             # blocks
     n_embed: int             # width of the residual stream
     n_hidden: int            # width of the feed-forward networks' hidden layer
     context: int             # longest prompt, in tokens
+    vocab_size: int          # tokens
     device: torch.device
     hash: str                # names the weights as they are now, and all else that decides the answer
 
+    def body(self): ... # the same model; its logits need not be computed
     def place(self, block: int, part: str) -> tuple: ... # a module; does the activation go into it?
+
+# %% ../nbs/03a_other_models.ipynb #c006
+@patch
+def body(self: Transformer): return self # its head costs nothing
 
 # %% ../nbs/03a_other_models.ipynb #c009
 _GPT2_NAMES = {'wte': 'token_embedding', 'wpe': 'position_embedding', 'ln_f': 'ln_f', 'lm_head': 'lm_head',
@@ -60,6 +67,7 @@ def _gpt2_weights(tensors: dict, turned: bool) -> dict: # name → tensor, both
     for name, t in tensors.items():
         if name.endswith(_NO_WEIGHTS): continue
         ours, part = _our_name(name)
+        if not (t.is_floating_point() and t.layout == torch.strided): raise ValueError(f'{name} has no weights')
         t = t.t() if turned and part in _TURNED and t.dim() == 2 else t
         found[ours] = t.float().contiguous()
     found.setdefault('lm_head.weight', found['token_embedding.weight'])
@@ -74,8 +82,8 @@ def _transformer(weights: dict, config: Config, tokenizer, metadata: dict, sourc
         model.load_state_dict(weights)
     except (RuntimeError, ValueError) as e:
         if lacks_memory(e): raise
-        raise UserError(f'{source} does not hold the weights that it describes '
-                        f'({str(e).splitlines()[-1].strip()})') from e
+        why = ' '.join(str(e).split())[:200]
+        raise UserError(f'{source} does not hold the weights that it describes ({why})') from e
     if bad := [name for name, t in weights.items() if not t.isfinite().all()]:
         raise UserError(f'{source}: {bad[0]} has numbers that are not finite')
     model.tokenizer, model.metadata = tokenizer, metadata
@@ -88,10 +96,12 @@ def _byte_signs() -> dict: # sign → byte
     others = [b for b in range(256) if b not in printable]
     return {chr(b): b for b in printable} | {chr(256+i): b for i, b in enumerate(others)}
 
-def _byte_level_text(sign: str, signs=_byte_signs()):
-    "The text of a byte-level token; None if it is no whole text, or none of bytes."
-    try: return bytes(signs[c] for c in sign).decode('utf-8')
-    except (KeyError, UnicodeDecodeError): return None
+def _byte_level_text(sign: str, signs=_byte_signs()) -> str:
+    "The text of a byte-level token; its bytes if it is no whole text, itself if it is none of bytes."
+    if not set(sign) <= set(signs): return sign
+    raw = bytes(signs[c] for c in sign)
+    try: return raw.decode('utf-8')
+    except UnicodeDecodeError: return ''.join(f'<0x{b:02X}>' for b in raw)
 
 # %% ../nbs/03a_other_models.ipynb #c033
 def _plain_text(sign: str) -> str:
@@ -103,55 +113,75 @@ def _names(signs: list,      # of the tokens, as the file writes them
            byte_level: bool, # how it writes them
           ) -> list:         # of their texts
     "A text for each token, no two the same."
-    texts = [_byte_level_text(sign) or sign if byte_level else _plain_text(sign) for sign in signs]
+    texts = [(_byte_level_text if byte_level else _plain_text)(sign) for sign in signs]
     often = Counter(texts)
-    # of tokens with the same text, each is shown as its sign and number
+    # a byte that other tokens can say as well keeps its sign; what is then the same has its number
+    texts = [sign if often[t] > 1 and sign.startswith('<0x') else t for t, sign in zip(texts, signs)]
+    often = Counter(texts)
     return [t if often[t] == 1 else f'{sign}#{i}' for i, (t, sign) in enumerate(zip(texts, signs))]
 
 # %% ../nbs/03a_other_models.ipynb #c035a
 def _read_tokenizer(path: Path): # → a tokenizer of the library's
-    "What a `tokenizer.json` holds."
+    "What a `tokenizer.json` holds, but for what it would add to a text or cut off."
     try: from tokenizers import Tokenizer # loaded only where a model needs it
     except ImportError as e:
         raise UserError("tokens longer than a character need pip install 'shakespeare_ffn[hf]'") from e
     content = read_file(path)
-    try: return Tokenizer.from_str(content.decode('utf-8'))
+    try: t = Tokenizer.from_str(content.decode('utf-8'))
     except Exception as e: # the library raises plain ones
         raise UserError(f'{path} is not a readable tokenizer ({e})') from e
+    t.no_truncation()
+    t.no_padding()
+    t.post_processor = None # it adds marks, and trims the places where tokens stand
+    return t
 
 # %% ../nbs/03a_other_models.ipynb #c035
 class FileTokenizer:
     "The tokenizer of a `tokenizer.json`, used like a `CharTokenizer`."
+    kind = 'tokens'
     def __init__(self, path,
                  vocab_size=None): # of the model, which may have unused tokens; default: the file's
         self.inner = _read_tokenizer(Path(path))
-        n = self.inner.get_vocab_size()
-        if n > (vocab_size or n):
+        n = max(self.inner.get_vocab().values(), default=-1) + 1
+        if not 0 < n <= (vocab_size or n):
             raise UserError(f'{path} has {n:,} tokens and the model {vocab_size:,}; they do not fit')
         signs = [self.inner.id_to_token(i) or f'unused {i}' for i in range(vocab_size or n)]
-        decoder = json.loads(self.inner.to_str()).get('decoder') or {}
-        self.names = _names(signs, decoder.get('type') == 'ByteLevel')
+        parts = json.loads(self.inner.to_str())
+        of_bytes = '"ByteLevel"' in json.dumps([parts['decoder'], parts['pre_tokenizer']])
+        self.names = _names(signs, of_bytes)
         self.stoi = {name: i for i, name in enumerate(self.names)}
+        self.unknown = self.inner.token_to_id(getattr(self.inner.model, 'unk_token', None) or '')
 
     def __len__(self): return len(self.names)
 
 # %% ../nbs/03a_other_models.ipynb #c036
-@patch
-def encode(self: FileTokenizer, s: str) -> torch.Tensor: # (n,) token ids, int64
-    "Token ids of a string."
-    return torch.tensor(self.inner.encode(s, add_special_tokens=False).ids, dtype=torch.long)
-
-@patch
-def decode(self: FileTokenizer, tokens) -> str: # tokens: an iterable of token ids
-    return ''.join(self.names[int(i)] for i in tokens)
+def _check_whole(text: str, spans: np.ndarray, # (n, 2) where tokens begin and end
+                 unknown: np.ndarray):         # (n,) bool
+    "A `UserError` names the first character that no token stands for; blanks may be missing."
+    steps = np.bincount(spans[:, 0], minlength=len(text)+1) - np.bincount(spans[:, 1], minlength=len(text)+1)
+    missing = np.flatnonzero(steps.cumsum()[:-1] == 0)
+    lost = [i for i in missing if not text[i].isspace()][:1] + spans[unknown, 0].tolist()[:1]
+    if lost: raise UserError(f'the tokenizer has no token for {quoted(text[min(lost)])}, at character '
+                             f'{min(lost):,} of the text; give a text of its language')
 
 @patch
 def split(self: FileTokenizer, text: str) -> tuple: # (n,) token ids, (n+1,) where each begins, and the end
     "The tokens of a text, in the smallest unsigned dtype that holds the vocabulary."
     found = self.inner.encode(text, add_special_tokens=False)
-    ids = np.array(found.ids, np.min_scalar_type(len(self)-1))
-    begins = [begin for begin, _ in found.offsets] # of the tokens of one character, all begin with it
-    return ids, np.maximum.accumulate(np.array([*begins, len(text)]))
+    ids, spans = np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2)
+    _check_whole(text, spans, ids == self.unknown)
+    begins = np.append(spans[:, 0], len(text)) # of the tokens of one character, all begin with it
+    return ids.astype(np.min_scalar_type(len(self)-1)), np.maximum.accumulate(begins)
+
+# %% ../nbs/03a_other_models.ipynb #c036b
+@patch
+def encode(self: FileTokenizer, s: str) -> torch.Tensor: # (n,) token ids, int64
+    "Token ids of a string."
+    return torch.from_numpy(self.split(s)[0].astype(np.int64))
+
+@patch
+def decode(self: FileTokenizer, tokens) -> str: # tokens: an iterable of token ids
+    return ''.join(self.names[int(i)] for i in tokens)
 
 # %% ../nbs/03a_other_models.ipynb #c038
 def same_vocabulary(a, b) -> bool: # two tokenizers
@@ -161,7 +191,7 @@ def same_vocabulary(a, b) -> bool: # two tokenizers
 def _read_checkpoint(path: Path) -> dict:
     "What nanoGPT saved: 'model', 'model_args', 'config' and more; nothing in the file is executed."
     if not path.is_file(): read_file(path) # says what is wrong
-    try: found = torch.load(path, map_location='cpu', weights_only=True, mmap=True)
+    try: found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError,
             AttributeError, IndexError) as e:
         if lacks_memory(e): raise
@@ -190,42 +220,60 @@ def read_meta(path) -> CharTokenizer:
     return CharTokenizer(''.join(chars))
 
 # %% ../nbs/03a_other_models.ipynb #c022
-def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int, text): # text: a file, or None
+def _chars_of(text, path: Path, vocab_size: int, asked: list) -> CharTokenizer:
+    "The characters of a text, where nothing else says which token is which."
+    tokenizer = load_corpus(text).tokenizer
+    if len(tokenizer) != vocab_size:
+        raise UserError(f'the vocabulary of {path} is not known: {" and ".join(map(str, asked))} are not there, '
+                        f'and the text has {len(tokenizer):,} characters for {vocab_size:,} tokens; put its '
+                        f'meta.pkl beside it, or the tokenizer.json of its text')
+    print(f'{path} has no meta.pkl; its tokens are taken to be the characters of the text, in order',
+          file=sys.stderr)
+    return tokenizer
+
+def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int, text): # text: a file; None: Tiny Shakespeare
     "The tokenizer of a nanoGPT checkpoint; a `UserError` says where it is looked for."
-    beside, in_data = path.parent/'meta.pkl', path.parent.parent/'data'/dataset/'meta.pkl'
-    for meta in filter(Path.is_file, (beside, in_data)):
+    asked = [path.parent/'meta.pkl', path.parent.parent/'data'/dataset[:99]/'meta.pkl']
+    for meta in filter(Path.is_file, asked):
         tokenizer = read_meta(meta)
         if len(tokenizer) == vocab_size: return tokenizer
         raise UserError(f'{meta} has {len(tokenizer):,} characters, and {path} {vocab_size:,} tokens; '
                         'put the meta.pkl that it was trained with beside it')
     if (file := path.parent/'tokenizer.json').is_file(): return FileTokenizer(file, vocab_size)
-    if text is not None and len(tokenizer := load_corpus(text).tokenizer) == vocab_size: return tokenizer
-    raise UserError(f'the vocabulary of {path} is not known: {beside} and {in_data} are not there, nor is '
-                    f'a tokenizer.json, and the text does not have {vocab_size:,} distinct characters')
+    return _chars_of(text, path, vocab_size, asked)
+
+# %% ../nbs/03a_other_models.ipynb #c022b
+def _metadata(tokenizer, config: Config, source: str) -> dict:
+    "What is known of a model of another make."
+    said = json.dumps([list(tokenizer.names), asdict(config)])
+    return dict(corpus_sha256='', source=source, identity=hashlib.sha256(said.encode()).hexdigest())
 
 # %% ../nbs/03a_other_models.ipynb #c023
 _NANOGPT_SIZES = 'vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'
+_UNREADABLE = KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError
+
+def _nanogpt_config(args: dict) -> Config:
+    "Our configuration for one of nanoGPT's."
+    sizes = [int(args[name]) for name in _NANOGPT_SIZES]
+    if not all(0 < size < 10**7 for size in sizes): raise ValueError(f'sizes of {sizes}')
+    if sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads for a width of {sizes[4]}')
+    bias = bool(args.get('bias', True))
+    return Config(*sizes, 0., 'gelu', bias=bias, qkv_bias=bias, head_bias=False)
 
 def load_nanogpt(path,      # of a `ckpt.pt`
                  text=None, # the text it was trained on, for its vocabulary where there is no `meta.pkl`
                 ) -> Transformer:
     "A model that nanoGPT trained."
-    path = Path(path)
+    path = Path(path).absolute()
     found = _read_checkpoint(path)
-    args, run = found['model_args'], found.get('config') or {}
     try:
+        config = _nanogpt_config(found['model_args'])
         weights = _gpt2_weights(found['model'], turned=False)
-        sizes = {name: int(args[name]) for name in _NANOGPT_SIZES}
-    except (KeyError, ValueError, TypeError, AttributeError) as e:
-        raise UserError(f'{path} is of an architecture that is not known here ({e}); '
-                        "nanoGPT's own GPT is") from e
-    sizes['n_embed'], bias = sizes.pop('n_embd'), bool(args.get('bias', True))
-    if sizes['n_head'] < 1 or sizes['n_embed'] % sizes['n_head']:
-        raise UserError(f"{path}: {sizes['n_head']} heads do not divide a width of {sizes['n_embed']}")
-    config = Config(**sizes, dropout=0., nonlinearity='gelu', bias=bias, qkv_bias=bias, head_bias=False)
-    tokenizer = _nanogpt_tokenizer(path, str(run.get('dataset', '')), config.vocab_size, text)
-    metadata = dict(corpus_sha256='', source='nanoGPT', steps=str(found.get('iter_num', '')))
-    return _transformer(weights, config, tokenizer, metadata, path)
+        dataset = str((found.get('config') or {}).get('dataset', ''))
+    except _UNREADABLE as e:
+        raise UserError(f"{path} is of an architecture that is not known here ({e}); nanoGPT's own GPT is") from e
+    tokenizer = _nanogpt_tokenizer(path, dataset, config.vocab_size, text)
+    return _transformer(weights, config, tokenizer, _metadata(tokenizer, config, 'nanoGPT'), path)
 
 # %% ../nbs/03a_other_models.ipynb #c041
 class _Family(NamedTuple):
@@ -240,15 +288,18 @@ FAMILIES = dict(gpt_neox=_Family('gpt_neox.layers', 'attention', 'mlp', 'mlp.den
                 llama=_LLAMA, mistral=_LLAMA, qwen2=_LLAMA)
 
 # %% ../nbs/03a_other_models.ipynb #c042
-def _find_folder(name) -> Path:
+def _find_folder(name: str) -> Path:
     "A folder, or the one that Hugging Face's library has for a name on its hub; else a `UserError`."
-    if Path(name).is_dir(): return Path(name)
+    if (folder := Path(name)).is_dir(): return folder
+    owner = name.partition('/')[0]
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', name) or owner.startswith('.') or Path(owner).exists():
+        raise UserError(f'there is no file or folder {name!r}; --model takes what ffn_train wrote, a nanoGPT '
+                        "checkpoint (.pt), a folder of Hugging Face's, or owner/name on its hub")
     try: from huggingface_hub import snapshot_download # needed only here
     except ImportError as e:
         raise UserError(f"{name} is no folder here; to look on Hugging Face's hub, "
                         "pip install 'shakespeare_ffn[hf]'") from e
-    wanted = ['config.json', 'tokenizer.json', '*.safetensors', 'model.safetensors.index.json']
-    try: return Path(snapshot_download(str(name), allow_patterns=wanted))
+    try: return Path(snapshot_download(name, allow_patterns=['*.json', 'model*.safetensors']))
     except Exception as e: # of many kinds: no network, no such name, no permission
         raise UserError(f'{name} is no folder here, and could not be fetched from Hugging Face\'s hub '
                         f'({type(e).__name__}); download it on another machine and give the folder') from e
@@ -256,23 +307,19 @@ def _find_folder(name) -> Path:
 # %% ../nbs/03a_other_models.ipynb #c043
 def _read_config(folder: Path) -> dict:
     "The configuration of a model; a `UserError` unless it is of a family that is known here."
+    if (checkpoint := folder/'ckpt.pt').is_file(): raise UserError(f'{folder} is a folder; give {checkpoint}')
     try: config = json.loads(read_file(folder/'config.json'))
     except ValueError as e: raise UserError(f'{folder/"config.json"} is damaged ({e})') from e
     kind = config.get('model_type') if isinstance(config, dict) else None
-    if kind == 'gpt2' or kind in FAMILIES: return config
+    if kind == 'gpt2' or kind in [*FAMILIES]: return config
     raise UserError(f'{folder} holds a model of the kind {kind!r}; '
                     f'known here are gpt2, {", ".join(FAMILIES)}')
 
-def _read_safetensors(folder: Path) -> dict: # name → tensor
-    "All weights of a folder, and nothing but safetensors."
-    files = sorted(folder.glob('*.safetensors'))
-    if not files:
-        raise UserError(f'{folder} has no weights as safetensors, and nothing else is read, which could run '
-                        'code; save the model again with model.save_pretrained(folder)')
-    try: return {name: t for file in files for name, t in load_file(file).items()}
-    except (SafetensorError, OSError) as e:
-        if lacks_memory(e): raise
-        raise UserError(f'{folder} has weights that cannot be read ({e}); get them again') from e
+def _weight_files(folder: Path) -> list:
+    "The files with weights, which are safetensors."
+    if files := sorted(folder.glob('model*.safetensors')): return files
+    raise UserError(f'{folder} has no weights as model.safetensors, and nothing else is read, which could run '
+                    'code; save the model again with model.save_pretrained(folder)')
 
 # %% ../nbs/03a_other_models.ipynb #c045
 _GPT2_SWITCHES = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False,
@@ -285,22 +332,25 @@ def _gpt2_config(c: dict, folder: Path) -> Config:
     if odd := [name for name, value in switches.items() if value != _GPT2_SWITCHES[name]]:
         raise UserError(f'{folder}: a GPT-2 with {odd[0]} = {switches[odd[0]]} is not known here')
     try:
-        if c.get('n_inner') not in (None, 4*c['n_embd']): raise ValueError(f"n_inner = {c['n_inner']}")
-        if c['n_head'] < 1 or c['n_embd'] % c['n_head']: raise ValueError(f"{c['n_head']} heads")
-        sizes = [c[name] for name in ('vocab_size', 'n_positions', 'n_layer', 'n_head', 'n_embd')]
+        sizes = [int(c[name]) for name in ('vocab_size', 'n_positions', 'n_layer', 'n_head', 'n_embd')]
+        if c.get('n_inner') not in (None, 4*sizes[4]): raise ValueError(f"n_inner = {c['n_inner']}")
+        if sizes[3] < 1 or sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads')
         nonlinearity = _NONLINEARITY[c.get('activation_function', 'gelu_new')]
         return Config(*sizes, 0., nonlinearity, bias=True, qkv_bias=True, head_bias=False)
-    except (KeyError, TypeError, ValueError) as e:
+    except _UNREADABLE as e:
         raise UserError(f'{folder/"config.json"} describes no GPT-2 that is known here ({e})') from e
 
 # %% ../nbs/03a_other_models.ipynb #c046
 def _load_gpt2(folder: Path, config: dict) -> Transformer:
-    try: weights = _gpt2_weights(_read_safetensors(folder), turned=True)
-    except (KeyError, ValueError) as e:
-        raise UserError(f'{folder} has weights that are not GPT-2\'s ({e})') from e
     config = _gpt2_config(config, folder)
+    try:
+        tensors = {name: t for file in _weight_files(folder) for name, t in load_file(file).items()}
+        weights = _gpt2_weights(tensors, turned=True)
+    except (SafetensorError, OSError, *_UNREADABLE) as e:
+        if lacks_memory(e): raise
+        raise UserError(f'{folder} has weights that are not GPT-2\'s, or damaged ({e})') from e
     tokenizer = FileTokenizer(folder/'tokenizer.json', config.vocab_size)
-    return _transformer(weights, config, tokenizer, dict(corpus_sha256='', source='Hugging Face'), folder)
+    return _transformer(weights, config, tokenizer, _metadata(tokenizer, config, 'Hugging Face'), folder)
 
 # %% ../nbs/03a_other_models.ipynb #c048
 class HuggingFaceModel(nn.Module):
@@ -321,6 +371,8 @@ class HuggingFaceModel(nn.Module):
     @property
     def context(self): return self.inner.config.max_position_embeddings
     @property
+    def vocab_size(self): return self.inner.config.vocab_size
+    @property
     def device(self): return next(self.inner.parameters()).device
 
     def forward(self, tokens): # (batch, time) → (batch, time, vocab_size) logits
@@ -334,28 +386,51 @@ def place(self: HuggingFaceModel, block: int, part: str) -> tuple: # a module; d
     return dict(input=(b, True), sa=(b.get_submodule(f.sa), False), hidden=(b.get_submodule(f.out), True),
                 ffwd=(b.get_submodule(f.ffwd), False), output=(b, False))[part]
 
+@patch
+def body(self: HuggingFaceModel):
+    "The same model without its head, with the same weights."
+    twin = evaluating(self)
+    twin.inner.set_output_embeddings(nn.Identity())
+    return twin
+
+# %% ../nbs/03a_other_models.ipynb #c049h
+_NO_MATTER = '_name_or_path', 'transformers_version', 'dtype', 'torch_dtype', 'architectures'
+
 @patch(as_prop=True)
 def hash(self: HuggingFaceModel) -> str:
-    "Names the weights as they are now, and the configuration."
+    "Names the weights as they are now, the configuration and the tokens."
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
     check_plain(self)
-    config = json.dumps(self.inner.config.to_dict(), sort_keys=True, default=str)
+    config = {k: v for k, v in self.inner.config.to_dict().items() if k not in _NO_MATTER}
+    said = json.dumps([config, list(getattr(self.tokenizer, 'names', []))], sort_keys=True, default=str)
     weights = weights_hash({name: p.detach() for name, p in self.named_parameters(remove_duplicate=False)})
-    return hashlib.sha256(f'{weights} {config}'.encode()).hexdigest()
+    return hashlib.sha256(f'{weights} {said}'.encode()).hexdigest()
 
 # %% ../nbs/03a_other_models.ipynb #c050
+def _from_library(folder: Path): # → a model of the library's
+    "A model whose weights are all there, finite, and no more than these; else a `ValueError`."
+    from transformers import AutoModelForCausalLM, logging # take seconds to load, and few models need them
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    inner, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
+        attn_implementation='sdpa', output_loading_info=True)
+    too_much = [name for name in info['unexpected_keys'] if name.endswith('.weight')]
+    if wrong := [*info['missing_keys'], *info['mismatched_keys'], *too_much]:
+        raise ValueError(f'{sorted(map(str, wrong))[0]} is missing, too much, or of another shape')
+    if bad := [name for name, p in inner.named_parameters() if not p.isfinite().all()]:
+        raise ValueError(f'{bad[0]} has numbers that are not finite')
+    return inner
+
+# %% ../nbs/03a_other_models.ipynb #c050b
 def _load_by_library(folder: Path, config: dict) -> HuggingFaceModel:
-    try: from transformers import AutoModelForCausalLM # takes seconds to load, and few models need it
+    _weight_files(folder) # says what is wrong
+    try: inner = _from_library(folder)
     except ImportError as e:
         raise UserError(f"a {config['model_type']} model needs pip install 'shakespeare_ffn[hf]'") from e
-    _read_safetensors(folder) # says what is wrong
-    try:
-        inner = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True,
-                                                     trust_remote_code=False, local_files_only=True,
-                                                     attn_implementation='sdpa')
     except Exception as e: # the library raises of every kind
         if lacks_memory(e): raise
-        raise UserError(f'{folder} cannot be loaded ({str(e).splitlines()[0]})') from e
+        raise UserError(f'{folder} cannot be loaded ({" ".join(str(e).split())[:200]})') from e
     tokenizer = FileTokenizer(folder/'tokenizer.json', inner.config.vocab_size)
     model = HuggingFaceModel(inner, tokenizer, dict(corpus_sha256='', source='Hugging Face'))
     return model.eval().requires_grad_(False)
@@ -363,7 +438,7 @@ def _load_by_library(folder: Path, config: dict) -> HuggingFaceModel:
 def load_huggingface(name, # a folder, or a name on Hugging Face's hub
                     ) -> Decoder:
     "A causal language model of the families GPT-2, GPT-NeoX or Llama."
-    folder = _find_folder(name)
+    folder = _find_folder(str(name))
     config = _read_config(folder)
     return _load_gpt2(folder, config) if config['model_type'] == 'gpt2' else _load_by_library(folder, config)
 
@@ -372,19 +447,24 @@ def open_model(path=None,  # see below
                device='cpu',
                text=None): # the file of the text, for a vocabulary that only it has
     "A model by its file, folder or name on the hub; default: the package's."
-    file = Path(path or WEIGHTS)
+    file = Path(WEIGHTS if path is None else path)
     if file.suffix in ('.pt', '.pth') and not file.is_dir(): return load_nanogpt(file, text).to(device)
+    if file.is_file() and (file.parent/'config.json').is_file():
+        raise UserError(f'{file} is part of a folder of Hugging Face\'s; give {file.parent}')
     if file.suffix == '.safetensors' or file.is_file(): return load_model(file, device)
     return load_huggingface(path).to(device)
 
 # %% ../nbs/03a_other_models.ipynb #om3
+_WINDOW = 256 # tokens, the article's context
+
 def corpus_for(model: Decoder, path=None) -> Corpus: # path: of a text; default: Tiny Shakespeare
-    "A text in the tokens of a model."
+    "A text in the tokens of a model; a `UserError` if it is shorter than the model's context, or 256 tokens."
     own = model.metadata.get('corpus_sha256') # such a model has the characters of its text
     corpus = load_corpus(path, None if own else model.tokenizer)
-    if own or len(corpus.tokens) > model.context: return corpus
-    raise UserError(f'{path} has {len(corpus.tokens):,} tokens, fewer than the context of the model '
-                    f'({model.context:,}); give a longer text')
+    least = min(model.context, _WINDOW)
+    if own or len(corpus.tokens) > least: return corpus
+    raise UserError(f'{path} has {len(corpus.tokens):,} tokens, fewer than the {least} that fill a context; '
+                    'give a longer text')
 
 # %% ../nbs/03a_other_models.ipynb #c054
 def check_match(corpus: Corpus, model: Decoder):

@@ -12,7 +12,7 @@ from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.hooks import PARTS, capture, hooked
-from shakespeare_ffn.model import Config, Transformer, snapshot
+from shakespeare_ffn.model import Config, Transformer, check_prompt, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
@@ -36,12 +36,16 @@ def text(tmp_path_factory, corpus):
 @pytest.fixture(scope='module')
 def tokenizer_file(tmp_path_factory, corpus):
     "A byte-level tokenizer of 600 tokens, as GPT-2's is made."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=600, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
                                   show_progress=False)
     t.train_from_iterator([corpus.text], trainer)
+    # what files in the wild ask for besides: none of it may change where tokens stand, or how many
+    t.post_processor = processors.ByteLevel(trim_offsets=True)
+    t.enable_truncation(512)
+    t.enable_padding(length=64)
     file = tmp_path_factory.mktemp('tokenizer')/'tokenizer.json'
     t.save(str(file))
     return file
@@ -166,10 +170,32 @@ def test_a_snapshot_keeps_what_an_edit_changes():
     handle.remove()
 
 @needs_library
-def test_what_a_configuration_says_is_part_of_the_name():
+def test_what_decides_the_answer_is_part_of_the_name(tmp_path, tokenizer_file):
     a, b = (HuggingFaceModel(other('llama', rms_norm_eps=eps), None, {}) for eps in (1e-6, 1e-5))
     b.load_state_dict(a.state_dict())
     assert a.hash != b.hash
+    a, b = (HuggingFaceModel(a.inner, CharTokenizer(chars), {}) for chars in ('ab', 'ba'))
+    assert a.hash != b.hash
+    for theirs in gpt2(vocab_size=600), other('llama', vocab_size=600): # wherever the folder is
+        here, there = (save(theirs, tmp_path/theirs.config.model_type/name, tokenizer_file) for name in 'ab')
+        assert load_huggingface(here).hash == load_huggingface(there).hash
+
+@needs_library
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind):
+    folder = save(other(kind, vocab_size=600), tmp_path/'model', tokenizer_file)
+    config = json.loads((folder/'config.json').read_bytes())
+    for n_layer in 1, 3:
+        changed = config | dict(num_hidden_layers=n_layer)
+        (folder/'config.json').write_text(json.dumps(changed), encoding='utf-8')
+        with pytest.raises(UserError, match='cannot be loaded'): load_huggingface(folder)
+
+@needs_library
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_keys_need_no_head(kind):
+    model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
+    assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
+    assert model.body()(tokens).shape[-1] == model.n_embed and model(tokens).shape[-1] == 65
 
 # Tokens.
 
@@ -183,6 +209,19 @@ def test_any_text_is_split_where_its_tokens_begin(tokenizer_file, text):
     assert tokens.tolist() == tokenizer.encode(text).tolist()
     for t, begin, end in zip(tokens, begins[:-1], begins[1:]): # a token that is whole characters is these
         if re.fullmatch(r'[ -~\n]+', text[begin:end]): assert tokenizer.names[t] == text[begin:end]
+
+@needs_library
+def test_what_no_token_stands_for_is_said(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    t = Tokenizer(models.WordLevel({'to': 0, 'be': 1, '?': 2, 'far': 4}, unk_token='?'))
+    t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    t.save(str(tmp_path/'tokenizer.json'))
+    tokenizer = FileTokenizer(tmp_path/'tokenizer.json')
+    assert len(tokenizer) == 5 and tokenizer.encode('to  be').tolist() == [0, 1]
+    with pytest.raises(UserError, match="no token for 'o', at character 6"): tokenizer.split('to be or')
+    with pytest.raises(UserError, match='do not fit'): FileTokenizer(tmp_path/'tokenizer.json', 4)
+    model = HuggingFaceModel(other('llama'), tokenizer, {})
+    with pytest.raises(UserError, match='no token'): check_prompt('   ', model)
 
 @needs_library
 def test_names_are_distinct(tokenizer_file):
@@ -266,8 +305,12 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
                          (dict(n_layer=3), 'does not hold the weights'),
                          (dict(vocab_size=500), 'do not fit')):
         broken('config.json', json.dumps(config | change).encode(), said)
-    broken('model.safetensors', None, 'has no weights as safetensors')
-    broken('model.safetensors', b'x'*100, 'cannot be read')
+    broken('model.safetensors', None, 'has no weights as model.safetensors')
+    broken('model.safetensors', b'x'*100, 'or damaged')
+    assert 'give ' + str(folder) in fails(capsys, '--model', folder/'model.safetensors', '--text', text)
+    for name in '/no/such/folder', 'no-such-folder', '../no/such':
+        assert 'no file or folder' in fails(capsys, '--model', name, '--text', text)
+    assert 'config.json' in fails(capsys, '--model', '', '--text', text)
     broken('tokenizer.json', b'{}', 'is not a readable tokenizer')
 
 def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
@@ -278,9 +321,15 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
     refused('nothing else is read', optimizer=Evil())
     refused('an architecture that is not known', model=dict(encoder=torch.ones(2)))
     refused('an architecture that is not known', model_args=dict(n_layer=2))
+    for odd in (dict(n_layer=float('inf')), dict(block_size=10**20), dict(n_head=3), dict(n_embd='wide')):
+        refused('an architecture that is not known', model_args=SIZES | dict(block_size=64) | odd)
+    for odd in (torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.int), torch.ones(2, dtype=torch.cfloat)):
+        refused('has no weights', model={'transformer.h.0.ln_1.weight': odd})
+    refused('an architecture that is not known', model={'transformer.h.0': torch.ones(2)})
+    refused('an architecture that is not known', config=[1])
     (tmp_path/'short.txt').write_text(corpus.text[:50], encoding='utf-8')
     checkpoint(path, tensors)
-    assert 'distinct characters' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
+    assert 'characters for 65 tokens' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     assert 'fewer than' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
     (tmp_path/'foreign.txt').write_text('naïve '*100, encoding='utf-8')
