@@ -675,7 +675,7 @@ def corpus_index(corpus: Corpus, model: Decoder,
                  part='ffwd',     # which activation of each block; one of `ACTIVATIONS`
                 ) -> KeyIndex:
     "The index of a corpus and a model at this scale: opened if it is there and sound, built (again) if not."
-    if length > model.context: raise UserError(f'strings of {length} tokens exceed the context of {model.context}')
+    if length > model.context: raise UserError(f'a length of {length} exceeds the context of {model.context}')
     strings, model = corpus.substrings(length), snapshot(model)
     wanted = identities(corpus, model, length, arithmetic, part)
     path = index_path(wanted[0])

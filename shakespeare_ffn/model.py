@@ -373,7 +373,7 @@ def check_prompt(prompt: str, model: Transformer) -> torch.Tensor: # (1, length)
     "Token ids of a prompt; a `UserError` if it is empty, too long, or has a character unknown to the model."
     if not prompt: raise UserError('the prompt is empty; give at least one character')
     tokens = model.tokenizer.encode(prompt)[None]
-    if not tokens.numel(): raise UserError(f'the model has no token for any of {quoted(prompt)}; give other text')
+    if not tokens.numel(): raise UserError(f'the model has no token for {quoted(prompt)}; give other text')
     if tokens.shape[1] > model.context:
         raise UserError(f'the prompt has {tokens.shape[1]} {model.tokenizer.kind}, more than the model\'s '
                         f'context of {model.context}; shorten it')

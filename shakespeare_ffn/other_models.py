@@ -67,7 +67,7 @@ def _gpt2_weights(tensors: dict, turned: bool) -> dict: # name → tensor, both
     for name, t in tensors.items():
         if name.endswith(_NO_WEIGHTS): continue
         ours, part = _our_name(name)
-        if not (t.is_floating_point() and t.layout == torch.strided): raise ValueError(f'{name} has no weights')
+        if not t.is_floating_point() or t.is_sparse: raise ValueError(f'{name} has no weights')
         t = t.t() if turned and part in _TURNED and t.dim() == 2 else t
         found[ours] = t.float().contiguous()
     found.setdefault('lm_head.weight', found['token_embedding.weight'])
@@ -224,14 +224,15 @@ def _chars_of(text, path: Path, vocab_size: int, asked: list) -> CharTokenizer:
     "The characters of a text, where nothing else says which token is which."
     tokenizer = load_corpus(text).tokenizer
     if len(tokenizer) != vocab_size:
-        raise UserError(f'the vocabulary of {path} is not known: {" and ".join(map(str, asked))} are not there, '
-                        f'and the text has {len(tokenizer):,} characters for {vocab_size:,} tokens; put its '
-                        f'meta.pkl beside it, or the tokenizer.json of its text')
+        raise UserError(f'the vocabulary of {path} is not known: {" and ".join(map(str, asked))} are not '
+                        f'there, and the text has {len(tokenizer):,} characters for {vocab_size:,} tokens; '
+                        'put its meta.pkl beside it, or the tokenizer.json of its text')
     print(f'{path} has no meta.pkl; its tokens are taken to be the characters of the text, in order',
           file=sys.stderr)
     return tokenizer
 
-def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int, text): # text: a file; None: Tiny Shakespeare
+def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int,
+                       text): # a file; None: Tiny Shakespeare
     "The tokenizer of a nanoGPT checkpoint; a `UserError` says where it is looked for."
     asked = [path.parent/'meta.pkl', path.parent.parent/'data'/dataset[:99]/'meta.pkl']
     for meta in filter(Path.is_file, asked):
@@ -260,6 +261,7 @@ def _nanogpt_config(args: dict) -> Config:
     bias = bool(args.get('bias', True))
     return Config(*sizes, 0., 'gelu', bias=bias, qkv_bias=bias, head_bias=False)
 
+# %% ../nbs/03a_other_models.ipynb #c023b
 def load_nanogpt(path,      # of a `ckpt.pt`
                  text=None, # the text it was trained on, for its vocabulary where there is no `meta.pkl`
                 ) -> Transformer:
@@ -271,7 +273,8 @@ def load_nanogpt(path,      # of a `ckpt.pt`
         weights = _gpt2_weights(found['model'], turned=False)
         dataset = str((found.get('config') or {}).get('dataset', ''))
     except _UNREADABLE as e:
-        raise UserError(f"{path} is of an architecture that is not known here ({e}); nanoGPT's own GPT is") from e
+        raise UserError(f'{path} is of an architecture that is not known here ({e}); '
+                        "nanoGPT's own GPT is") from e
     tokenizer = _nanogpt_tokenizer(path, dataset, config.vocab_size, text)
     return _transformer(weights, config, tokenizer, _metadata(tokenizer, config, 'nanoGPT'), path)
 
@@ -318,8 +321,8 @@ def _read_config(folder: Path) -> dict:
 def _weight_files(folder: Path) -> list:
     "The files with weights, which are safetensors."
     if files := sorted(folder.glob('model*.safetensors')): return files
-    raise UserError(f'{folder} has no weights as model.safetensors, and nothing else is read, which could run '
-                    'code; save the model again with model.save_pretrained(folder)')
+    raise UserError(f'{folder} has no weights as model.safetensors, and nothing else is read, which could '
+                    'run code; save the model again with model.save_pretrained(folder)')
 
 # %% ../nbs/03a_other_models.ipynb #c045
 _GPT2_SWITCHES = dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False,

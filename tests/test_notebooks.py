@@ -164,7 +164,10 @@ def full_run():
 
 @each
 def test_outputs_are_of_a_full_run_with_the_shipped_weights(nb, full_run):
-    assert stamps('\n'.join(output_texts(nb))) == full_run
+    found = stamps('\n'.join(output_texts(nb)))
+    if 'train_main(' in '\n'.join(c.source for c in code_cells(nb)): # it asks a model of its own as well
+        assert full_run < found and all(stamp.startswith('scale: full') for stamp in found)
+    else: assert found == full_run
 
 @pytest.mark.parametrize('path',
                          [*sorted((ROOT/'results').glob('*.md')), *sorted((ROOT/'results').glob('*.json'))],
