@@ -10,7 +10,7 @@ from common import FAST, processor, where
 HERE = Path(__file__).parent
 # where float32 is what is fast; where bfloat16 is
 MINUTES = dict(index=(13, 5), threshold_attention=(7, 5), exactness=(3, 4),
-               explain=(2, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1))
+               explain=(2, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1), other_models=(4, 3))
 
 def about(names) -> float: # minutes
     return sum(MINUTES.get(name, (1, 1))[FAST == 'bfloat16'] for name in names)
