@@ -2,7 +2,7 @@
 
 The models have random numbers: what is measured does not depend on them. Each answer is a process of its
 own, with an empty cache the first time."""
-import json, os, resource, sys, tempfile, time
+import json, os, sys, tempfile, time
 from pathlib import Path
 from subprocess import run
 import torch
@@ -13,6 +13,8 @@ from shakespeare_ffn.model import Config, Transformer
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote
 from shakespeare_ffn.other_models import FileTokenizer
 from common import report
+try: import resource
+except ImportError: resource = None # Windows does not say how much memory was used
 
 TOKENS = 50_257 # GPT-2's
 MODELS = {'4 blocks of width 128': (Config(TOKENS, 128, 4, 4, 128), 10**7),
@@ -36,7 +38,8 @@ def answer(name: str, tokenizer: str): # prints what was measured
     corpus = Corpus(text, model.tokenizer, 'f'*64)
     rule = NearestApproximation(1000, (Vote(config.n_layer-1, False, beta=20.),))
     explain('Before we proceed any further', corpus, model, rule, length=5)
-    seconds, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6
+    seconds = time.perf_counter() - start
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1e6 if resource else float('nan')
     print(json.dumps([len(corpus.tokens), len(corpus.substrings(5)), seconds, memory]))
 
 def main():

@@ -381,7 +381,7 @@ def test_messages_that_get_lost_lose_no_answer(small, new_cache, capsys, monkeyp
                           RuntimeError("can't start new thread"),
                           torch.OutOfMemoryError('CUDA out of memory.')], ids=str)
 def test_lacking_memory(capsys, monkeypatch, e):
-    monkeypatch.setattr(explain, 'load_model', failing(e))
+    monkeypatch.setattr(explain, 'open_model', failing(e))
     assert 'not enough memory' in refused(capsys, main, 'to be')
 
 LITTLE = '''
