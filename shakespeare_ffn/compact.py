@@ -173,10 +173,10 @@ def measure(compact: CompactIndex, n=None) -> dict: # n: prompts; default: 1,000
     "How near the compact index comes to the exact one, over the article's first prompts."
     n, index, rule, v = n or by_scale(1000, 100), compact.index, compact.rule, compact.vote
     ids = prompt_ids(index.strings)[:n]
-    queries, own = index.queries([index.strings[i] for i in ids]), torch.as_tensor(index.row_of[ids]).long()
+    queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     found = compact.nearest(queries, own)
     exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
-    values = next_counts(index.strings, index.model.config.vocab_size)[index.ids]
+    values = next_counts(index.strings, index.model.vocab_size)[index.ids]
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
     says, expected = (rule.parts(vote(x, values, v.beta)[None])[0][0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)

@@ -250,16 +250,19 @@ def _metadata(tokenizer, config: Config, source: str) -> dict:
     return dict(corpus_sha256='', source=source, identity=hashlib.sha256(said.encode()).hexdigest())
 
 # %% ../nbs/03a_other_models.ipynb #c023
-_NANOGPT_SIZES = 'vocab_size', 'block_size', 'n_layer', 'n_head', 'n_embd'
 _UNREADABLE = KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError
+
+def _sizes(given: dict, context: str) -> list: # context: the name of the longest prompt
+    "Vocabulary, context, blocks, heads and width, as `Config` takes them; a `ValueError` if they cannot be."
+    sizes = [int(given[name]) for name in ('vocab_size', context, 'n_layer', 'n_head', 'n_embd')]
+    if not all(0 < size < 10**7 for size in sizes): raise ValueError(f'sizes of {sizes}')
+    if sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads for a width of {sizes[4]}')
+    return sizes
 
 def _nanogpt_config(args: dict) -> Config:
     "Our configuration for one of nanoGPT's."
-    sizes = [int(args[name]) for name in _NANOGPT_SIZES]
-    if not all(0 < size < 10**7 for size in sizes): raise ValueError(f'sizes of {sizes}')
-    if sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads for a width of {sizes[4]}')
     bias = bool(args.get('bias', True))
-    return Config(*sizes, 0., 'gelu', bias=bias, qkv_bias=bias, head_bias=False)
+    return Config(*_sizes(args, 'block_size'), 0., 'gelu', bias=bias, qkv_bias=bias, head_bias=False)
 
 # %% ../nbs/03a_other_models.ipynb #c023b
 def load_nanogpt(path,      # of a `ckpt.pt`
@@ -335,9 +338,8 @@ def _gpt2_config(c: dict, folder: Path) -> Config:
     if odd := [name for name, value in switches.items() if value != _GPT2_SWITCHES[name]]:
         raise UserError(f'{folder}: a GPT-2 with {odd[0]} = {switches[odd[0]]} is not known here')
     try:
-        sizes = [int(c[name]) for name in ('vocab_size', 'n_positions', 'n_layer', 'n_head', 'n_embd')]
+        sizes = _sizes(c, 'n_positions')
         if c.get('n_inner') not in (None, 4*sizes[4]): raise ValueError(f"n_inner = {c['n_inner']}")
-        if sizes[3] < 1 or sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads')
         nonlinearity = _NONLINEARITY[c.get('activation_function', 'gelu_new')]
         return Config(*sizes, 0., nonlinearity, bias=True, qkv_bias=True, head_bias=False)
     except _UNREADABLE as e:
@@ -405,7 +407,7 @@ def hash(self: HuggingFaceModel) -> str:
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
     check_plain(self)
     config = {k: v for k, v in self.inner.config.to_dict().items() if k not in _NO_MATTER}
-    said = json.dumps([config, list(getattr(self.tokenizer, 'names', []))], sort_keys=True, default=str)
+    said = json.dumps([config, list(self.tokenizer.names)], sort_keys=True, default=str)
     weights = weights_hash({name: p.detach() for name, p in self.named_parameters(remove_duplicate=False)})
     return hashlib.sha256(f'{weights} {said}'.encode()).hexdigest()
 
@@ -466,8 +468,8 @@ def corpus_for(model: Decoder, path=None) -> Corpus: # path: of a text; default:
     corpus = load_corpus(path, None if own else model.tokenizer)
     least = min(model.context, _WINDOW)
     if own or len(corpus.tokens) > least: return corpus
-    raise UserError(f'{path} has {len(corpus.tokens):,} tokens, fewer than the {least} that fill a context; '
-                    'give a longer text')
+    raise UserError(f'{path or "Tiny Shakespeare"} has {len(corpus.tokens):,} tokens, fewer than the '
+                    f'{least+1} that fill a context and follow it; give a longer text')
 
 # %% ../nbs/03a_other_models.ipynb #c054
 def check_match(corpus: Corpus, model: Decoder):

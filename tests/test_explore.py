@@ -117,13 +117,16 @@ def test_strings_cosines_and_what_follows(site, in_javascript):
     play = site[1]
     found = Vote(4, False).nearest(play.queries, play.index.keys, N_LISTED, play.own)
     for rows, cosines, there in zip(found.rows, found.cosines, in_javascript):
-        listed = {string: following for string, _, following in there['strings']}
-        for cosine, (_, near, _) in zip(cosines.tolist(), there['strings'], strict=True):
+        listed = {string: (near, following) for string, near, following in there['strings']}
+        assert len(listed) == len(rows)
+        for cosine, (_, near, _) in zip(cosines.tolist(), there['strings']): assert abs(near - cosine) < 1e-5
+        # strings of nearly one cosine may change places, the last one with a string that is not listed
+        for row, cosine in zip(rows.tolist(), cosines.tolist()):
+            string = play.index.strings[play.index.ids[row]]
+            if string not in listed and cosine <= cosines[-1] + 1e-5: continue
+            near, following = listed[string]
             assert abs(near - cosine) < 1e-5
-        # strings as near as that may change places, the last one with a string that is not listed
-        for row in rows[cosines > cosines[-1] + 1e-5].tolist():
-            following = [[c, n] for c, n in enumerate(play.counts[row].tolist()) if n]
-            assert listed[play.index.strings[play.index.ids[row]]] == following
+            assert following == [[c, n] for c, n in enumerate(play.counts[row].tolist()) if n]
 
 MODEL = """
 import { readFileSync } from 'node:fs'
@@ -316,17 +319,21 @@ def test_type_anything(view, site):
     page.get_by_role('button', name='Stop').click()
     assert page.input_value('#typed').startswith('ROMEO:')
 
+def ask(page, text):
+    page.fill('#search', text)
+    page.press('#search', 'Enter')
+
+def check_said(page, answers): # text → what the page says of it
+    about = 'document.querySelector("#about").textContent'
+    for text, said in answers.items():
+        ask(page, text)
+        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+
 def test_any_prompt(view, site, address):
     "by the compact index, which is loaded when it is asked for"
     page, compact = view(), compact_index(site[1].index, progress=False)
-    about = 'document.querySelector("#about").textContent'
-    answers = {'xylophone ': 'Load the index', 'too short': 'give 10', 'Ça va, mon ami': '‘Ç’'}
-    for text, said in answers.items():
-        page.fill('#search', text)
-        page.press('#search', 'Enter')
-        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
-    page.fill('#search', 'xylophone ')
-    page.press('#search', 'Enter')
+    check_said(page, {'xylophone ': 'Load the index', 'too short': 'give 10', 'Ça va, mon ami': '‘Ç’'})
+    ask(page, 'xylophone ')
     page.locator('#load-index').click()
     shown = 'text => document.querySelector("#prompt").textContent === text'
     page.wait_for_function(shown, arg='xylophone␣')
@@ -338,9 +345,7 @@ def test_any_prompt(view, site, address):
     assert abs(distance(page) - hellinger(says, p).item()) < 2e-3
     cosines = [float(x) for x in page.locator('#list button').all_inner_texts()]
     assert len(cosines) == compact.again and cosines[0] == pytest.approx(found.cosines[0, 0].item(), abs=1e-3)
-    page.fill('#search', 'too short')
-    page.press('#search', 'Enter')
-    page.wait_for_function(f'{about}.includes("give 10")')
+    check_said(page, {'too short': 'give 10'})
     page.get_by_role('button', name='the harder prompt after').click()
     page.wait_for_function('!document.querySelector("[data-rule=tuned]").disabled')
     page.go_back()
@@ -389,12 +394,8 @@ def test_ask_in_the_page(server, browser):
     page = browser.new_context().new_page()
     page.goto(server[1])
     page.wait_for_selector('#main:not([aria-busy])')
-    about = 'document.querySelector("#about").textContent'
-    answers = {'xylophone ': 'do not have it', 'too short': 'characters; give 10', 'And only l': 'once'}
-    for text, said in answers.items():
-        page.fill('#search', text)
-        page.press('#search', 'Enter')
-        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+    check_said(page, {'xylophone ': 'do not have it', 'too short': 'characters; give 10'})
+    check_said(page, {'And only l': 'once'})
     assert page.text_content('#prompt') == 'And only l'
     page.fill('#search', 'quoth the raven')
     page.press('#search', 'Enter')

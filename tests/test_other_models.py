@@ -151,7 +151,7 @@ def test_other_families(tmp_path, tokenizer_file, kind, options):
 @needs_library
 @pytest.mark.parametrize('kind', FAMILIES)
 def test_hooks_reach_into_other_families(kind):
-    model, tokens = HuggingFaceModel(other(kind), None, {}).eval(), some_tokens()
+    model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     names = [f'blocks.1.{part}' for part in ('input', 'sa', 'ffwd', 'output')]
     before = model(tokens)
     for name in names:
@@ -161,7 +161,7 @@ def test_hooks_reach_into_other_families(kind):
 
 @needs_library
 def test_a_snapshot_keeps_what_an_edit_changes():
-    model, tokens = HuggingFaceModel(other('llama'), None, {}).eval(), some_tokens()
+    model, tokens = HuggingFaceModel(other('llama'), CharTokenizer('a'), {}).eval(), some_tokens()
     taken, before = snapshot(model), model(tokens)
     model.inner.model.layers[0].mlp.down_proj.weight.mul_(2)
     assert torch.equal(taken(tokens), before) and taken.hash != model.hash
@@ -171,7 +171,7 @@ def test_a_snapshot_keeps_what_an_edit_changes():
 
 @needs_library
 def test_what_decides_the_answer_is_part_of_the_name(tmp_path, tokenizer_file):
-    a, b = (HuggingFaceModel(other('llama', rms_norm_eps=eps), None, {}) for eps in (1e-6, 1e-5))
+    a, b = (HuggingFaceModel(other('llama', rms_norm_eps=x), CharTokenizer('a'), {}) for x in (1e-6, 1e-5))
     b.load_state_dict(a.state_dict())
     assert a.hash != b.hash
     a, b = (HuggingFaceModel(a.inner, CharTokenizer(chars), {}) for chars in ('ab', 'ba'))

@@ -1,5 +1,5 @@
 "Threshold attention is its specification, whatever it is given."
-import os, subprocess, sys
+import os, subprocess, sys, time
 from unittest import mock
 import pytest, torch
 import torch.nn.functional as F
@@ -241,11 +241,13 @@ def test_shares_add_up_to_the_whole(shared_case, start, world, what):
 def test_when_one_dies_the_others_say_so(shared_case, start, dies, what):
     processes = start_shares(start, 3, shared_case, dies, what)
     assert processes[dies].wait(200) == 9
+    died = time.monotonic()
     for rank, p in enumerate(processes):
         if rank == dies: continue
         out, err = p.communicate(timeout=200)
         said = f'process {dies} of 3 ended before its share was done'
         assert p.returncode == 2 and out.startswith(said), (out, err)
+    assert time.monotonic() - died < 15
 
 COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
 
