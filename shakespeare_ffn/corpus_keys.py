@@ -227,7 +227,7 @@ def index_path(identity: dict) -> Path: # in the cache folder
     made_from = f"weights{i['weights_sha256'][:12]}-corpus{i['corpus_sha256'][:12]}"
     of = '' if part == 'ffwd' else f'{part}-'
     # what is derived from an index bears its name, so another choice of strings has another
-    if i['scale'] == 'smoke': made_from += f"-{i['shape'][1]}strings"
+    if i['scale'] == 'smoke': made_from += f"-{i['shape'][1]}"
     return cache_dir()/'keys'/f"{i['scale']}-{of}length{i['length']}-{i['arithmetic']}-{made_from}"
 
 # %% ../nbs/04_corpus_keys.ipynb #c040
