@@ -8,7 +8,8 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
-.PHONY: help explain test test-all types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
+.NOTPARALLEL:
+.PHONY: help explain lab test test-all types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
 
 help: ## list the targets
 	@echo 'make explain PROMPT="And only l"   (ARGS="--top 3" for more options of ffn_explain)'
@@ -23,6 +24,10 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 test-all: $(VENV)/dev.ok ## the same with the tests marked `slow` and those of models of other makes, whose libraries come first
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf]'
 	@$(call run_tests)
+
+lab: $(VENV)/dev.ok ## open the notebooks in Jupyter
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/jupyter lab nbs
 
 types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mypy
@@ -80,9 +85,12 @@ $(VENV)/run.ok: settings.ini setup.py constraints.txt $(STALE)
 	@echo 'Installing the package and what it needs into $(VENV): a few minutes the first time …'
 	@$(call install,.)
 
-$(VENV)/dev.ok: $(VENV)/run.ok
-	@echo 'Installing nbdev, Jupyter and pytest …'
-	@$(call install,.[dev])
+# All of it at once: what the package needs is not looked up twice.
+$(VENV)/dev.ok: settings.ini setup.py constraints.txt $(STALE)
+	@test -z "$(STALE)" || { $(new_venv); }
+	@echo 'Installing the package, nbdev and pytest into $(VENV): a few minutes the first time …'
+	@$(call install,.[test])
+	@cp $@ $(VENV)/run.ok
 
 # Every core builds the small index first, or all notebooks would wait for one that does.
 # Then a process a core, the longest files first.

@@ -16,6 +16,7 @@ def absolute(link):
 readme = ''
 if (here/'README.md').exists():
     readme = re.sub(r'\]\((?!\w+:|#)([^)\s]+)\)', absolute, (here/'README.md').read_text(encoding='utf-8'))
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('test', 'dev', 'hf')}
 statuses = ['', 'Planning', 'Pre-Alpha', 'Alpha', 'Beta', 'Production/Stable', 'Mature', 'Inactive']
 
 setup(
@@ -38,7 +39,7 @@ setup(
     packages=find_packages(include=[cfg['lib_path']]),
     package_data={cfg['lib_path']: ['*.json', 'weights/*', 'page/*']},
     install_requires=cfg['requirements'].split(),
-    extras_require={'dev': cfg['dev_requirements'].split(), 'hf': cfg['hf_requirements'].split()},
+    extras_require=extras | {'dev': extras['test'] + extras['dev']},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

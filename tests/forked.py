@@ -5,7 +5,8 @@ Windows, a new Python runs the code instead; as it does for whatever is about a 
 streams, its end."""
 import multiprocessing, os, signal, socket, subprocess, sys, threading
 
-PRELOADED = ['shakespeare_ffn.explain', 'shakespeare_ffn.training', 'shakespeare_ffn.explore']
+PRELOADED = ['shakespeare_ffn.explain', 'shakespeare_ffn.training', 'shakespeare_ffn.explore',
+             'torch._dynamo', 'matplotlib.figure'] # what optimisers and curves import when they are made
 
 def run(code, args, env, out, err): # in the new process; out, err: the ends of pipes
     for name, pipe, number in ('stdout', out, 1), ('stderr', err, 2):

@@ -48,4 +48,4 @@ def test_a_pip_too_old_is_replaced_first(tmp_path):
     make(tmp_path, f'{tmp_path}/dev.ok')
     first, then = [line for line in (tmp_path/'asked').read_text(encoding='utf-8').splitlines()
                    if '-m pip install' in line]
-    assert first.endswith(' pip>=21.3') and '-e .[dev]' in then
+    assert first.endswith(' pip>=21.3') and '-e .[test]' in then
