@@ -24,6 +24,7 @@ def block_vectors(model: Transformer,
     tokens = torch.as_tensor(tokens).long()
     weight = model.lm_head.weight # results are on its device and of its type
     n_layer, n_embed = len(model.blocks), weight.shape[1]
+    # a block's output is the next one's input: the stream holds both
     stream = weight.new_empty(n_layer+1, len(tokens), n_embed)
     sa, ffwd = torch.empty_like(stream[1:]), torch.empty_like(stream[1:])
     vectors = dict(input=stream[:-1], sa=sa, ffwd=ffwd, output=stream[1:]) # views of the stream: written once
@@ -53,6 +54,7 @@ def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ff
         input_angle = math.atan2(y, x) # the sum so far is the block's input
         for part in 'sa', 'ffwd':
             length, cosine = float(norm_of[part][block]), float(cosine_of[part][block])
+            # rounding may carry a cosine past 1
             angle = input_angle + math.acos(max(-1., min(1., cosine)))
             arrows.append(Arrow(part, length*math.cos(angle), length*math.sin(angle)))
             x, y = x + arrows[-1].dx, y + arrows[-1].dy
@@ -69,6 +71,7 @@ def ablate(model: Transformer,
     x = acts[f'blocks.{block}.output']
     if alone: x = x[:, -1:]
     if part:
+        # earlier positions keep what the block said
         less = x[:, -1:] - acts[f'blocks.{block}.{part}'][:, -1:]
         x = torch.cat([x[:, :-1], less], dim=1)
     return run_from(model, x, block+1)[:, -1]

@@ -33,6 +33,7 @@ def place(self: Transformer, block: int, part: str) -> tuple: # a module; does t
 # %% ../nbs/03_hooks.ipynb #k302
 def _with_first(given, f): # what a hook is given, and what it returns
     "Put what `f` makes of the activation in its place; None if `f` returns nothing."
+    # arguments come in a tuple, an output may; the activation is its first element
     if not isinstance(given, tuple): return f(given)
     new = f(given[0])
     return None if new is None else (new, *given[1:])
@@ -60,6 +61,7 @@ def hooked(model: Transformer,
            functions: dict): # name → function of the activation, which returns its replacement or None
     "Call functions on named activations in a `with` block; an unknown name or a compiled model is an error."
     _check_not_compiled(model)
+    # nothing is hooked before all names are known
     if unknown := set(functions) - set(activation_names(model)):
         raise ValueError(f'no activation is called {sorted(unknown)[0]!r}; see activation_names(model)')
     handles = []
@@ -76,6 +78,7 @@ def capture(model: Transformer,
            ) -> dict:             # name → (batch, time, n_embed)
     "Run the model in evaluation mode and return named activations, which carry gradients if asked to."
     model, found = evaluating(model), {}
+    # a function of its own for each name, which returns nothing: the model runs on as it is
     def keeper(name): return lambda activation: found.update({name: activation})
     functions = {name: keeper(name) for name in names or activation_names(model)}
     with plain_state(), hooked(model, functions): model(tokens)

@@ -32,6 +32,7 @@ def token_losses(model: Transformer,
                  block: int) -> torch.Tensor: # (n_tokens, n) nats
     "Loss of each embedding when it enters the model before a block, alone."
     n_tokens, n, _ = embeddings.shape
+    # each embedding is a sequence of one position
     logits = run_from(model, embeddings.flatten(0, 1)[:, None], block)[:, 0]
     return F.cross_entropy(logits, tokens.repeat_interleave(n), reduction='none').view(n_tokens, n)
 
@@ -111,6 +112,7 @@ def _note_arrivals(self: LearningRun, losses: torch.Tensor): # (n_active, n) nat
     "Keep embeddings that have just got below the target, and note tokens for which the article's rule holds."
     arrived = (losses < self.target) & (self.found.steps[self.active] < 0)
     if arrived.any(): self.found.steps[self._keep(arrived, losses)] = self.done
+    # the article stops a token's embeddings together, by their mean loss
     by_mean = (losses.mean(1) < self.target) & (self.found.article_steps[self.active] < 0)
     self.found.article_steps[self.active[by_mean]] = self.done
 
@@ -123,6 +125,7 @@ def advance(self: LearningRun, n: int):
         losses = token_losses(self.model, self.e, self.tokens[self.active], self.block)
         self._note_arrivals(losses)
         self.optimiser.zero_grad()
+        # tokens do not touch one another: one backward pass serves them all
         losses.mean(1).sum().backward()
         self.optimiser.step()
         self.done += self.speed
@@ -134,8 +137,10 @@ def _drop_finished(self: LearningRun):
     "Let tokens leave the batch for which both rules are met."
     keep = (self.found.article_steps[self.active] < 0) | (self.found.steps[self.active] < 0).any(1)
     if keep.all(): return
+    # AdamW's step counter has no dimensions and stays
     moments = {name: v[keep] if v.dim() else v for name, v in self.optimiser.state[self.e].items()}
     self.active = self.active[keep]
+    # a smaller batch is a new tensor, and needs a new optimiser
     self._restart(self.e.detach()[keep], moments)
 
 # %% ../nbs/11_learned_embeddings.ipynb #s009
@@ -270,6 +275,7 @@ def sizes_in_cache(model: Transformer,
                   ) -> list:      # ascending
     "How many embeddings a token the user's cache has for a stage; one number a file."
     pattern = stage_file(model, block, **choices)
+    # files that were cut short do not count
     whole = [file.name for file in pattern.parent.glob(pattern.name) if kept(file) is not None]
     return sorted(int(re.search(r'-n(\d+)-', name)[1]) for name in whole)
 
@@ -311,6 +317,7 @@ def stage_embeddings(model: Transformer,
         keep_tensors(path, found._asdict())
         checkpoint.unlink(missing_ok=True)
         return found._asdict()
+    # whoever waited finds what the other process learned
     with _one_at_a_time(path): tensors = kept_tensors(path) or learn()
     device = model.lm_head.weight.device
     return LearnedEmbeddings(*(tensors[name].to(device) for name in LearnedEmbeddings._fields))
@@ -336,6 +343,7 @@ def geometry(embeddings: torch.Tensor, # (n, n_embed)
 def least_losses(model: Transformer,
                  rounds=300) -> tuple: # a loss that is reached, and one that no embedding is below
     "The least loss of each token over all embeddings, whatever the stage; (vocab_size,) each, float64."
+    # what the last layer norm makes of a vector has length R, then is scaled and shifted
     R, head, norm = model.config.n_embed**.5, model.lm_head, model.ln_f
     W = (head.weight*norm.weight).double()
     W = W - W.mean(1, keepdim=True) # z has mean 0
@@ -344,9 +352,11 @@ def least_losses(model: Transformer,
 
     def on_sphere(z): return R*F.normalize(z, dim=-1)
     def gradient(logits): return (logits.softmax(-1) - token) @ W
+    # begin at the row of each token, and step against the gradient along the sphere
     z = on_sphere(W - W.mean(0))    # (vocab_size, n_embed), one point a token
     for _ in range(rounds): z = on_sphere(.9*z - .1*on_sphere(gradient(z @ W.T + b)))
     logits = z @ W.T + b
+    # the loss is convex: its tangent at z bounds it from below on the whole sphere
     loss, g = -logits.log_softmax(-1).diagonal(), gradient(logits)
     return loss, loss - (g*z).sum(-1) - R*g.norm(dim=-1) # f(z), and its lower bound
 

@@ -44,6 +44,7 @@ def likely_threshold(queries: torch.Tensor, # (n_queries, n_embed)
                     ) -> torch.Tensor:      # (n_queries,) float32
     "A cosine for each query that a few more than `k` keys exceed, as far as a sample of them tells."
     sample, expected = unit(keys[::every]), k/every
+    # so many of the sample are among the nearest; four standard deviations more are safe
     n = min(len(sample), round(expected + 4*expected**.5) + 4)
     def n_th(some):
         with true_float32(): return (some @ sample.T).topk(n)[0][:, -1]
@@ -79,6 +80,7 @@ def kth_cosines(found: Pairs, n_queries: int, k: int) -> torch.Tensor: # (n_quer
     "The k-th largest cosine of each query, minus infinity where there are fewer."
     n = found.q.bincount(minlength=n_queries).tolist()
     too_few = found.cosines.new_tensor(-torch.inf)
+    # pairs are in order of queries, so each query has one piece
     return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in found.cosines.split(n)])
 
 # %% ../nbs/07c_nearest_strings.ipynb #c017
@@ -118,6 +120,7 @@ def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: 
     kth = kth_cosines(found, len(queries), k)
     # what did not pass is farther than the k-th, if that is above the guess
     done = kth >= thresholds + slack if every > 1 else kth > -torch.inf
+    # queries that are done are numbered anew from 0
     mine, number = done[found.q], done.long().cumsum(0) - 1
     found = Pairs(number[found.q[mine]], found.k[mine], found.cosines[mine])
     return done, _chosen(found, kth[done], queries[done], keys, k)
@@ -132,6 +135,7 @@ def _nearest_at_once(queries, keys, k: int, exclude, n=2**30) -> Nearest: # n: c
         leaves_out = (out >= 0).nonzero().squeeze(1)
         cosines[leaves_out, out[leaves_out]] = -torch.inf
         kth.append(cosines.topk(k, sorted=False)[0].amin(1))
+        # whatever may belong to the k nearest, were cosines exact
         near = (cosines >= kth[-1][:, None] - 2*error_bound(keys.shape[1])).nonzero()
         found.append((near[:, 0].int() + i*some, near[:, 1].int(), cosines[near[:, 0], near[:, 1]]))
     return _chosen(Pairs(*map(torch.cat, zip(*found))), torch.cat(kth), queries, keys, k)
@@ -154,6 +158,7 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     rows = torch.empty(len(queries), k, dtype=torch.long)
     cosines = torch.empty(len(queries), k, dtype=torch.float32)
     todo = torch.arange(len(queries))
+    # first with thresholds guessed from a sample; what these fail for, with all keys
     for every in EVERY, 1:
         if not len(todo): break
         done, found = _nearest_of(queries[todo], keys, k, exclude[todo], every, progress)
@@ -181,6 +186,7 @@ def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in
     exclude = torch.full((len(queries),), -1) if exclude is None else torch.as_tensor(exclude)
     k = min(k, len(keys) - int((exclude >= 0).any()))
     with watched(group) as check:
+        # rows count from the share's beginning; a row of another share becomes -1
         mine = exclude.where((exclude >= begin) & (exclude < end), begin-1) - begin
         rows, cosines = _share_nearest(queries, keys[begin:end], k, mine, check)
     shares = [[torch.empty_like(x) for _ in range(world)] for x in (rows, cosines)]
@@ -223,6 +229,7 @@ def vote(found: Nearest,
         cosines = found.cosines[some].double()
         weights = (beta*(cosines - cosines[:, :1])).exp().flatten()
         at, column, count = values.expand(found.rows[some].flatten())
+        # a place of the flat sums for each query and token
         sums[some].view(-1).index_add_(0, at//k*values.width + column, count.double()*weights[at])
     return sums
 
@@ -356,6 +363,7 @@ def _best_pair(votes: list, # of Vote, the best first
         both = torch.stack([says[0], says[other]])
         weights = fit_weights(both, probs, unigram)
         return mean_distance(both, weights, probs, unigram).item(), other, weights.tolist()
+    # the number stands before the weights: equal distances do not compare tensors
     _, other, shares = min(map(with_first, range(1, len(votes))))
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 

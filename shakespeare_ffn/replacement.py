@@ -31,6 +31,7 @@ def _attend(sa, x, keys, values): # (n, n_embed), (n, head, size, length - 1), (
     "Attention of the last position to the earlier ones and itself."
     q, k, v = sa.qkv(x).unflatten(-1, (3, sa.n_head, -1)).unbind(1) # (n, head, size) each
     to_earlier, to_itself = (q[:, :, None] @ keys)[:, :, 0], (q*k).sum(-1, keepdim=True)
+    # softmax over all positions at once, scaled by the root of the head size
     w = (torch.cat([to_earlier, to_itself], dim=-1) * q.shape[-1]**-.5).softmax(-1)
     from_earlier = (w[:, :, None, :-1] @ values)[:, :, 0]
     return sa.proj((from_earlier + w[..., -1:]*v).flatten(1))
@@ -43,6 +44,7 @@ class LastPosition:
                  tokens): # (n, length) token ids
         self.model, blocks = evaluating(model), [*enumerate(model.blocks)]
         acts = capture(self.model, tokens)
+        # the stream before each block's feed-forward network
         self.before = [(acts[f'blocks.{b}.input'] + acts[f'blocks.{b}.sa'])[:, -1] for b, _ in blocks]
         self.earlier = [self._earlier(block, acts[f'blocks.{b}.input'][:, :-1]) for b, block in blocks]
 
@@ -63,6 +65,7 @@ def __call__(self: LastPosition,
     first, n_layer = min(replacements, default=0), len(self.before)
     if unknown := set(replacements) - set(range(n_layer)):
         raise ValueError(f'block {unknown.pop()} is out of range: 0 to {n_layer-1}')
+    # blocks below the first replacement say what they said
     x = self.before[first]
     for b, block in [*enumerate(self.model.blocks)][first:]:
         if b > first: x = x + _attend(block.sa, block.ln1(x), *self.earlier[b])

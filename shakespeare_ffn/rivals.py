@@ -25,13 +25,16 @@ def suffix_counts(corpus: Corpus,
 
     Where the string itself stands does not count."""
     n_vocab, ends = len(corpus.tokenizer), corpus.substrings(length).first[ids] + length
+    # the empty ending stands everywhere
     everywhere = np.bincount(corpus.tokens, minlength=n_vocab)
     counts = [torch.from_numpy(everywhere).expand(len(ids), -1)]
     for m in range(1, length+1):
         endings = corpus.substrings(m)
+        # the number of the string's last m characters among all of m characters
         rows = torch.from_numpy(endings.ids[ends-m])
         counts.append(next_counts(endings, n_vocab)[rows].to_dense())
     counts = torch.stack([c.int() for c in counts])
+    # an ending of the whole length is the string itself
     return counts - counts[-1]
 
 # %% ../nbs/15_rivals.ipynb #c021
@@ -42,6 +45,7 @@ def discounted(counts: torch.Tensor, # (n, vocab_size)
     "Counts as distributions, of which a part is given to others; `lower` itself where nothing is counted."
     counts = counts.double()
     of_count = torch.tensor([0., *discounts], dtype=torch.float64)
+    # never more than there is
     taken = of_count[counts.clamp(max=3).long()].minimum(counts)
     total = counts.sum(-1, keepdim=True)
     p = (counts - taken + taken.sum(-1, keepdim=True)*lower) / total.clamp(min=1)
@@ -62,7 +66,9 @@ def extensions(corpus: Corpus,
     "How many different characters stand before each string of `m` characters and each that follows it."
     n_vocab, longer = len(corpus.tokenizer), corpus.substrings(m+1)
     row, column, _ = next_counts(longer, n_vocab).expand(torch.arange(len(longer)))
+    # without the character that stands before
     shorter = corpus.substrings(m).ids[longer.first[row]+1] if m else np.zeros(len(row), np.int64)
+    # one pair for each string and next character; what is counted is who stands before
     pairs, n = np.unique(shorter*n_vocab + column.numpy(), return_counts=True)
     n_rows = len(corpus.substrings(m)) if m else 1
     begin = np.searchsorted(pairs, np.arange(n_rows+1)*n_vocab)
@@ -82,6 +88,7 @@ def continuation_counts(corpus: Corpus,
     different = []
     for m in range(length):
         rows = corpus.substrings(m).ids[ends-m] if m else np.zeros(len(ids), np.int64)
+        # a predecessor that only the string itself has is lost with it
         lost = (counts[m+1] == 0) & (own > 0)
         different.append(extensions(corpus, m)[torch.from_numpy(rows)].to_dense().int() - lost.int())
     return torch.stack(different)
@@ -91,6 +98,7 @@ def three_discounts(counts: SparseCounts) -> list:
     "Chen and Goodman's estimates of what to take from counts of 1, of 2, and of 3 or more."
     n = [(counts.count == k).sum().item() for k in (1, 2, 3, 4)]
     if 0 in n: return [0., 0., 0.] # too few to tell
+    # from how many things occur once, twice, three and four times
     y = n[0]/(n[0] + 2*n[1])
     return [min(max(0., k - (k+1)*y*n[k]/n[k-1]), k) for k in (1, 2, 3)]
 
@@ -121,6 +129,7 @@ def witten_bell(counts: torch.Tensor, # (n_orders, n, vocab_size), from order 0 
     a = torch.zeros(len(counts)) if a is None else a
     p = normalise(counts[0])
     for order, x in enumerate(counts[1:], 1):
+        # how often anything follows, and how many different characters do
         t, d = x.sum(-1, keepdim=True).double(), (x > 0).sum(-1, keepdim=True).double()
         share = (a[order] + b*t.clamp(min=1).log() - c*d.clamp(min=1).log()).sigmoid().where(t > 0, 0.)
         p = share*normalise(x) + (1-share)*p

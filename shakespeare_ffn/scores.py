@@ -57,6 +57,7 @@ def examine(corpus: Corpus,
 def overlap(found: Nearest, other: Nearest) -> torch.Tensor: # (n_queries,) float32
     "Which share of each query's neighbours is among the other's."
     theirs, k = other.rows.sort(dim=1)[0], other.rows.shape[1]
+    # where each neighbour would stand among the other's, which are sorted
     at = torch.searchsorted(theirs, found.rows).clamp(max=k-1)
     return (theirs.gather(1, at) == found.rows).float().mean(1)
 

@@ -118,6 +118,7 @@ def _kept_counts(index: KeyIndex, n_prompts: int, thresholds) -> dict:
 def _missing(found: dict) -> dict: # block → its thresholds, ascending
     "The thresholds of each block for which nothing is kept."
     missing = {}
+    # sorted by block, then by threshold
     for b, t in sorted(found):
         if not found[b, t]: missing.setdefault(b, []).append(t)
     return missing
@@ -227,6 +228,7 @@ def curve_grid(n_layer=6) -> torch.Tensor: # (n_layer, n_thresholds) float64
 # %% ../nbs/07_similar_space.ipynb #s031
 def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit_weights`
     "Weights that L-BFGS reaches from some others."
+    # weights are positive: what is fitted is their logarithms
     roots, logs = probs.double().sqrt(), start.log().requires_grad_()
     optimiser = torch.optim.LBFGS([logs], max_iter=steps, tolerance_change=1e-7,
                                   line_search_fn='strong_wolfe')
@@ -252,6 +254,7 @@ def fit_weights(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
                 steps=40) -> torch.Tensor: # (n_layer,) float64, summing to one
     "Weights that bring the mixture closest to the model, in mean Hellinger distance."
     if start is not None: return _descend(counts, probs, unigram, start, steps)
+    # blocks that are equally loud, and each block twenty times as loud as the others
     equal = 1/counts.sum((1, 2)).clamp_min(1).double()
     starts = [equal, *(equal*(1 + 19*one) for one in torch.eye(len(counts)).double())]
     ends = [_descend(counts, probs, unigram, s, steps) for s in starts]
@@ -297,12 +300,14 @@ def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
     history = [mean_distance(counts[layers, chosen], weights, probs, unigram).item()]
     for _ in range(rounds):
         before = history[-1]
+        # a block at a time takes the threshold that helps most beside the others
         for b in layers:
             rest = torch.einsum('b,bqc->qc', weights*(layers != b), counts[layers, chosen].double())
             as_loud = weights[b]*size[b, chosen[b]]/size[b].clamp_min(1) # a weight for each threshold
             tried = _try_thresholds(rest, counts[b], as_loud, probs, unigram)
             if tried.min() < history[-1]: chosen[b], weights[b] = tried.argmin(), as_loud[tried.argmin()]
             history.append(min(history[-1], tried.min().item()))
+        # then all weights together; a weight of 0 has no logarithm to start from
         weights = fit_weights(counts[layers, chosen], probs, unigram, start=weights.clamp_min(1e-12))
         history.append(mean_distance(counts[layers, chosen], weights, probs, unigram).item())
         if before - history[-1] < 1e-5: break
@@ -330,6 +335,7 @@ def condense(values: SparseCounts,
         counted = p[..., tokens]
         others = (p.sum(-1, keepdim=True) - counted.sum(-1, keepdim=True)).clamp_min(0)
         return torch.cat([counted, others], dim=-1)
+    # the last column stands for all tokens that are never counted
     column = torch.searchsorted(tokens, values.column)
     return SparseCounts(values.begin, column, values.count, len(tokens)+1), *map(few, distributions)
 
@@ -410,6 +416,7 @@ def agreement(p: torch.Tensor, # (n_queries, vocab_size) predictions
     place = ((ours == models) & says).double().mean(0)
     sets = []
     for i in range(1, n+1):
+        # two sets are the same if they are when sorted
         same = ours[:, :i].sort().values == models[:, :i].sort().values
         sets.append((same & says[:, :i]).all(1).double().mean())
     return place, torch.stack(sets)

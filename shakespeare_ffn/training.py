@@ -97,6 +97,7 @@ def update(self: Muon,
     lr, momentum = group['lr'], group['momentum']
     means = [self.state[p].setdefault('momentum_buffer', torch.zeros_like(p)) for p in params]
     for p, mean in zip(params, means): mean.lerp_(p.grad, 1-momentum)
+    # Nesterov's look ahead; matrices of one shape are orthogonalised in one batch
     ahead = torch.stack([p.grad.lerp(mean, momentum) for p, mean in zip(params, means)])
     changes = orthogonalised(ahead, self.dtype, group['ns_coefficients'], group['ns_steps'], group['eps'])
     for p, change in zip(params, changes):
@@ -108,6 +109,7 @@ def optimisers(model: Transformer, recipe: Recipe) -> list:
     "The optimisers of a recipe: AdamW, and Muon for the blocks' matrices if it asks for that."
     matrices, others = [], []
     for name, p in model.named_parameters():
+        # matrices of the blocks alone, not embeddings and head
         for_muon = recipe.muon and name.startswith('blocks.') and p.dim() == 2
         (matrices if for_muon else others).append(p)
     adamw = torch.optim.AdamW(others, lr=recipe.lr, weight_decay=.01, fused=True)
@@ -132,6 +134,7 @@ def batch(tokens: torch.Tensor,   # (n,) int64
           rank=0, world=1,        # of several processes
          ) -> tuple:              # inputs and targets, each (n/world, block_size)
     "Random windows of the text and the characters that follow at each position."
+    # all processes draw the same windows, and each takes every so-many-th
     starts = torch.randint(len(tokens)-block_size, (n,), generator=generator, device='cpu')
     return _windows(tokens, starts[rank::world], block_size)
 
@@ -147,6 +150,7 @@ def part_losses(model: Transformer,
     device = model.lm_head.weight.device
     low = bfloat16 and fast_arithmetic(device) == 'bfloat16'
     whole = low or device.type != 'cpu'
+    # float32 on a processor is quicker in parts that fit its cache
     n = len(x) if whole else max(1, PART//x.shape[1]) # windows at a time
     for inputs, targets in zip(x.to(device).split(n), y.to(device).split(n)):
         with true_float32():
@@ -201,6 +205,7 @@ def _average_gradients(model: Transformer):
     _, world = ranks()
     if world == 1: return
     gradients = [p.grad for p in model.parameters()]
+    # one message is quicker than one a parameter
     flat = torch.cat([g.flatten() for g in gradients])
     dist.all_reduce(flat)
     means = flat.div_(world).split([g.numel() for g in gradients])
@@ -394,6 +399,7 @@ def evaluate(self: Run) -> dict: # step, train, val
     self._check_finite(now['train'], now['val'])
     self.history.append(now)
     if self._is_best(now):
+        # in half precision, as they will be written
         weights = {name: v.half().cpu() for name, v in self.model.state_dict().items()}
         self.kept = dict(losses=now, weights=weights, seconds=self.seconds, computed=dict(self.computed))
     return now
@@ -409,6 +415,7 @@ def _seed_of(*numbers: int, # 0 or more
 def advance(self: Run) -> float: # the batch's loss, nats a character
     "One step; a loss that is not finite is a `UserError`."
     recipe, (rank, world) = self.recipe, ranks()
+    # dropout depends on the step and the process alone, so that a run can be taken up
     with _undisturbed(self.dropout_generator.manual_seed(_seed_of(self.seed, self.done, rank))):
         size = self.config.block_size
         x, y = batch(self.train_tokens, recipe.batch_size, size, self.generator, rank, world)
@@ -516,6 +523,7 @@ def after_step(self: Progress, loss: float):
     run = self.run
     self.bar.set_postfix_str(f'loss {loss:.3f}', refresh=False)
     self.bar.update()
+    # the first step is slower: the pace is measured without it
     if run.done == self.first and not run.evaluation_due(): self.restart()
     steps_alone = len(run.history) == self.n_evaluations
     if run.done == self.first + 4 and steps_alone: self.say(run.forecast(self.pace()))
