@@ -126,7 +126,14 @@ def test_a_class_is_called_one(site):
     for path in site.glob('[0-9]*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
             said = [o.get('data', {}).get('text/markdown', '') for o in cell.get('outputs', [])]
-            assert not re.search(r'^def [A-Z]\w+\(', '\n'.join(said), re.M), path.name
+            wrong = re.search(r'^def [A-Z]\w+\(|^class.*\n *\*args, \*\*kwargs', '\n'.join(said), re.M)
+            assert not wrong, path.name
+
+def test_a_named_tuple_shows_its_fields(site):
+    cells = nbformat.read(site/'07c_nearest_strings.ipynb', as_version=4).cells
+    said = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
+    [nearest] = [text for text in said if 'class Nearest(' in text]
+    assert '    rows: torch.Tensor, # (n_queries, k) int64\n    cosines: torch.Tensor, # ' in nearest
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

@@ -77,17 +77,27 @@ def without_links(code) -> str: # code: a match
     "Code as it is: nbdev makes links of names in its comments."
     return re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', code[0])
 
-def described(markdown: str, classes: set) -> str:
+def classes_of(source: str) -> dict: # name → what its instances are made of, '' if the signature says it
+    "The classes that a cell defines; nbdev shows none of a named tuple's fields."
+    found = {}
+    for name, bases, body in re.findall(r'^class (\w+)(.*):\n((?:    .*\n?|\n)+)', source, re.M):
+        fields = re.findall(r'^    (\w+: [^#\n]*?) *(#.*)?$', body, re.M) if 'NamedTuple' in bases else []
+        found[name] = ''.join(f'    {field}, {comment}'.rstrip() + '\n' for field, comment in fields)
+    return found
+
+def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` makes them
     "A description of a function or class as nbdev makes it, less what says nothing."
     markdown = re.sub(r'\*?Call self as a function\.\*?', '', markdown).removeprefix('---\n\n')
     markdown = re.sub('^```python.*?^```', without_links, markdown, flags=re.M | re.S)
     markdown = re.sub('^#+ .*', lambda heading: heading[0].replace('_', r'\_'), markdown, flags=re.M)
     for name in re.findall(r'^def (\w+)\(', markdown, re.M):
         if name not in classes: continue
+        fields = f'(\n{classes[name]})' if classes[name] else ''
+        markdown = markdown.replace(f'def {name}(\n    *args, **kwargs\n):', f'class {name}{fields}:')
         markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
     return markdown
 
-def prepare_output(output, root: str, classes: set):
+def prepare_output(output, root: str, classes: dict):
     "Make an output part of the page."
     data = output.get('data', {})
     if html := data.get('text/html'):
@@ -116,7 +126,8 @@ def prepare(path: Path):
     nb.cells[0].source = completed(nb.cells, path.parent.name == 'blog')
     opening = next(i for i, cell in enumerate(nb.cells) if cell.cell_type == 'code')
     nb.cells[opening:opening] = lead(nb.cells)
-    classes = {name for cell in nb.cells for name in re.findall(r'^class (\w+)', cell.source, re.M)}
+    classes = {}
+    for cell in nb.cells: classes |= classes_of(cell.source)
     for cell in nb.cells:
         cell.source = in_pages(cell.source.replace(LEAD, ''), root)
         if cell.cell_type == 'code':
