@@ -398,8 +398,9 @@ def test_a_port_that_is_taken(start):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and 'give another --port' in err and 'Traceback' not in err
 
-def test_ask_in_the_page(server, browser):
-    page = browser.new_context().new_page()
+def test_ask_in_the_page(server, browser, site):
+    page, requests = browser.new_context().new_page(), []
+    page.on('request', lambda r: requests.append(r.url))
     page.goto(server[1])
     page.wait_for_selector('#main:not([aria-busy])')
     check_said(page, {'xylophone ': 'do not have it', 'too short': 'characters; give 10'})
@@ -413,4 +414,13 @@ def test_ask_in_the_page(server, browser):
     page.goto(shared)
     page.wait_for_selector('#main:not([aria-busy])')
     assert page.text_content('#prompt') == 'quoth the raven'
+    assert not page.locator('#load-model').is_visible() # the server says what comes next
+    page.fill('#typed', 'And only l')
+    p = next_char_probs(site[1].model, site[1].model.tokenizer.encode('And only l')[None])[0]
+    first = f'{site[1].model.tokenizer.chars[p.argmax()]} {p.max():.0%}'
+    shown = 'document.querySelector("#typed-bars tr").innerText.split(/\\s+/).join(" ")'
+    page.wait_for_function(f'first => {shown} === first', arg=first)
+    page.fill('#typed', 'Ça va')
+    page.wait_for_function('document.querySelector("#typing-message").textContent.includes("Ç")')
+    assert not any(url.endswith('.safetensors') for url in requests)
     page.context.close()

@@ -1,7 +1,11 @@
 """Models of other makes: they compute what their own library computes, and their files lead to answers."""
+import gzip
 import json
 import pickle
 import re
+import shutil
+import subprocess
+from urllib.parse import urlencode
 
 import pytest
 import torch
@@ -10,13 +14,15 @@ from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
-from shakespeare_ffn.explain import main
+from shakespeare_ffn.explain import explain, main
+from shakespeare_ffn.explore import application, explore_parser
 from shakespeare_ffn.hooks import PARTS, capture, hooked
-from shakespeare_ffn.model import Config, Transformer, check_prompt, snapshot
-from shakespeare_ffn.nearest_strings import calibrate_nearest
+from shakespeare_ffn.model import Config, Transformer, check_prompt, next_char_probs, snapshot
+from shakespeare_ffn.nearest_strings import calibrate_nearest, nearest_approximation
 from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 from shakespeare_ffn.scores import examine
+from shakespeare_ffn.similar_space import calibrate, tuned_approximation
 
 try: import transformers
 except ImportError: transformers = None
@@ -84,9 +90,9 @@ def nanogpt_names(model):
         return ('' if part == 'lm_head' else 'transformer.') + f'{where}{part}.{kind}'
     return {name(ours): t for ours, t in model.state_dict().items()}
 
-def our_gpt(bias=True):
+def our_gpt(bias=True, **changed):
     "A small model like nanoGPT's, with random numbers."
-    sizes = dict(n_layer=2, n_head=2, n_embed=32, vocab_size=65, block_size=64)
+    sizes = dict(n_layer=2, n_head=2, n_embed=32, vocab_size=65, block_size=64) | changed
     return shaken(Transformer(Config(**sizes, dropout=0., nonlinearity='gelu', bias=bias, qkv_bias=bias,
                                      head_bias=False)))
 
@@ -274,6 +280,114 @@ def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_f
             assert all(corpus.text.startswith(s['string'], at) for at in s['positions'])
             after = [corpus.text[at + len(s['string']):] for at in s['positions']]
             assert all(any(rest.startswith(token) for rest in after) for token in s['next'])
+
+# In the page.
+
+NODE = shutil.which('node')
+SCRIPT = """
+import { readFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+const [folder, names] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
+const { decode, inTokens } = await import(`${folder}/read.js`)
+const { predict } = await import(`${folder}/rule.js`)
+const contents = JSON.parse(data('contents.json')), whole = gunzipSync(data('text.bin')).toString()
+const text = inTokens(whole, contents, contents.split ? gunzipSync(data('tokens.bin')) : null)
+const stringOf = s => whole.slice(text.begin(s.place), text.begin(s.place + contents.length))
+console.log(JSON.stringify(JSON.parse(names).map(name => {
+  const prompt = decode(gunzipSync(data(name)), contents, text), found = { model: [...prompt.model] }
+  for (const rule of ['nearest', 'tuned']) {
+    const { says, blocks } = predict(prompt, contents, contents[rule], false)
+    const strings = blocks.map(b => b.list.slice(0, 5).map(s => [stringOf(s), s.cosine, s.next]))
+    found[rule] = { says: [...says], n: blocks.map(b => b.n), strings }
+  }
+  return { ...found, tokens: prompt.tokens.map(t => contents.signs[t]) }
+})))
+"""
+
+def in_node(folder, app, prompts):
+    "What the page computes of some prompts, from what a server sends."
+    def get(path, **query):
+        asked, said = dict(HTTP_HOST='localhost', PATH_INFO=path, QUERY_STRING=urlencode(query)), []
+        content = b''.join(app(asked | dict(REQUEST_METHOD='GET'), lambda status, headers: said.append(status)))
+        assert said == ['200 OK'], content
+        return content
+    (folder/'data').mkdir(parents=True)
+    for path in app.files.keys() - {'/'}: (folder/path[1:]).write_bytes(get(path))
+    for i, p in enumerate(prompts): (folder/'data'/f'{i}.bin').write_bytes(get('/data/ask.bin', prompt=p))
+    (folder/'package.json').write_text('{"type": "module"}', encoding='utf-8')
+    (folder/'ask.mjs').write_text(SCRIPT, encoding='utf-8')
+    names = json.dumps([f'{i}.bin' for i in range(len(prompts))])
+    done = subprocess.run([NODE, folder/'ask.mjs', folder, names], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), [gzip.decompress(get('/data/says.bin', prompt=p)) for p in prompts]
+
+def check_strings(block, n, strings, names):
+    "A block lists in the page what it lists in Python."
+    assert n == block.n_similar
+    for (string, cosine, following), s in zip(strings, block.similar):
+        assert abs(cosine - s.cosine) < 1e-5
+        if string == s.string: assert {names[t]: count for t, count in following} == s.next
+        else: assert len({round(x.cosine, 4) for x in block.similar}) < 5 # ties may change places
+
+def check_page(tmp_path, name, text, prompts):
+    "Every number of the page is that of `explain`."
+    if not NODE: pytest.skip('needs Node.js, to run what a browser would run')
+    model = open_model(name, text=text)
+    corpus = corpus_for(model, text)
+    calibrate(corpus, model, n=40, progress=False)
+    calibrate_nearest(corpus, model, n=40, k=100, betas=(10, 20), progress=False)
+    app = application(explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
+    contents = json.loads(app.files['/data/contents.json'])
+    assert contents['article'] is None and '/data/model.safetensors' not in app.files
+    prompts = [*prompts, *(p['text'] for p in contents['prompts'])]
+    found, typed = in_node(tmp_path/'page', app, prompts)
+    for prompt, there, said in zip(prompts, found, typed, strict=True):
+        tokens = model.tokenizer.encode(prompt)
+        [probs] = next_char_probs(model, tokens[None, -10:])
+        assert largest_difference(torch.tensor(there['model']), probs) < 1e-6
+        assert said[0] == len(tokens)
+        for rule, approximation in dict(nearest=nearest_approximation, tuned=tuned_approximation).items():
+            e = explain(prompt, corpus, model, approximation(model), 10, 5, exclude_self=True, quiet=True)
+            says = dict(zip(model.tokenizer.names, there[rule]['says'], strict=True))
+            assert max(abs(says[t] - p) for t, p in e.approximation.items()) < 1e-4 # of many, the likeliest
+            for block, *each in zip(e.blocks, there[rule]['n'], there[rule]['strings'], strict=True):
+                check_strings(block, *each, model.tokenizer.names)
+    return contents, found
+
+ODD = 'He said: naïve café, 你好 <b>&amp;</b>\tand 😀😀 went.\n'
+
+@pytest.fixture
+def odd_text(tmp_path, corpus):
+    "A text with characters of several bytes, of two of JavaScript's, and of HTML."
+    file = tmp_path/'odd.txt'
+    text = ''.join(corpus.text[i:i+400] + ODD for i in range(0, 12_000, 400))
+    file.write_text(text, encoding='utf-8', newline='')
+    return file
+
+def test_a_checkpoint_in_the_page(tmp_path, new_cache, odd_text):
+    chars = ''.join(sorted(set(odd_text.read_text(encoding='utf-8'))))
+    model = our_gpt(vocab_size=len(chars))
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(model), vocab_size=len(chars))
+    contents, _ = check_page(tmp_path, path, odd_text, ['😀😀 went.\nHe', 'naïve café, '])
+    assert contents['split'] and contents['chars'] == list(chars) and '␣' in contents['signs']
+
+@needs_library
+@pytest.mark.parametrize('kind', ['gpt2', 'llama'])
+def test_a_folder_in_the_page(tmp_path, new_cache, odd_text, tokenizer_file, kind):
+    theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
+    folder = save(theirs, tmp_path/'model', tokenizer_file)
+    prompts = ['you may not know the 你', 'and the <b>&amp;</b>\tand 😀']
+    contents, found = check_page(tmp_path, folder, odd_text, prompts)
+    assert found[0]['tokens'][-4:] == ['␣', '<0xE4>', '<0xBD>', '<0xA0>'] and contents['chars'] is None
+
+def test_a_model_that_is_not_tuned(tmp_path, new_cache, small_text, corpus, capsys):
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
+    with pytest.raises(UserError, match='run ffn_calibrate'):
+        application(explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
+    assert not list(new_cache.glob('keys/*')) # said before an index is built
 
 # What is refused.
 
