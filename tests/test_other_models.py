@@ -1,4 +1,5 @@
 """Models of other makes: they compute what their own library computes, and their files lead to answers."""
+import copy
 import gzip
 import json
 import pickle
@@ -11,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
+from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.core import UserError
-from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
+from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import explain, main
 from shakespeare_ffn.explore import application, explore_parser
@@ -202,6 +204,61 @@ def test_keys_need_no_head(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
     assert model.body()(tokens).shape[-1] == model.n_embed and model(tokens).shape[-1] == 65
+
+def check_bfloat16(model):
+    "Keys in bfloat16 arithmetic are those in float32 but for rounding, and the model stays as it is."
+    tokens = some_tokens(n=50, length=10)
+    exact, short = (PlainForward(model, arithmetic)(tokens) for arithmetic in ('float32', 'bfloat16'))
+    assert short.dtype == torch.bfloat16 and next(model.parameters()).dtype == torch.float32
+    assert torch.equal(exact, plain_keys(model, tokens))
+    difference = (short.float() - exact).norm(dim=-1)/exact.norm(dim=-1) # of each vector
+    assert 1e-4 < difference.mean() < .02 and difference.max() < .1
+    rounded = copy.deepcopy(model).bfloat16()
+    assert torch.equal(PlainForward(model, 'bfloat16', 'sa')(tokens), plain_keys(rounded, tokens, 'sa'))
+
+def test_keys_in_bfloat16(): check_bfloat16(our_gpt())
+
+@needs_library
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_keys_of_other_families_in_bfloat16(kind):
+    check_bfloat16(HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval())
+
+def interrupt_after(monkeypatch, n): # chunks
+    "Whatever builds an index is interrupted; gives the numbers of the chunks that it computes."
+    computed, compute = [], corpus_keys._Build.compute_chunk
+    def go(build, i):
+        if len(computed) == n: raise KeyboardInterrupt
+        computed.append(i)
+        return compute(build, i)
+    monkeypatch.setattr(corpus_keys._Build, 'compute_chunk', go)
+    return computed
+
+def check_resumed(model, text, new_cache, monkeypatch):
+    "An index whose build was interrupted goes on where it was, and is that of a build at one go."
+    corpus = corpus_for(model, text)
+    whole = corpus_index(corpus, model, 4, quiet=True)
+    expected, n_chunks = whole.keys.clone(), -(-len(whole)//512)
+    whole.path.rename(new_cache/'whole')
+    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0) # after each chunk
+    with monkeypatch.context() as patch:
+        first = interrupt_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 4, quiet=True)
+    with monkeypatch.context() as patch:
+        then = interrupt_after(patch, -1)
+        found = corpus_index(corpus_for(model, text), model, 4, quiet=True)
+    assert n_chunks > 4 and (first, then) == ([0, 1, 2], [*range(3, n_chunks)])
+    assert torch.equal(found.keys, expected)
+
+def test_an_interrupted_index_of_a_checkpoint(tmp_path, new_cache, small_text, corpus, monkeypatch):
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
+    check_resumed(open_model(path), small_text, new_cache, monkeypatch)
+
+@needs_library
+def test_an_interrupted_index_of_a_folder(tmp_path, new_cache, small_text, tokenizer_file, monkeypatch):
+    folder = save(other('llama', vocab_size=600), tmp_path/'model', tokenizer_file)
+    check_resumed(open_model(folder), small_text, new_cache, monkeypatch)
 
 # Tokens.
 
