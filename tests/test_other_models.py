@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import subprocess
+import threading
 from urllib.parse import urlencode
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import corpus_keys
-from shakespeare_ffn.core import UserError
+from shakespeare_ffn.core import UserError, show_char
 from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import explain, main
@@ -25,6 +26,7 @@ from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, H
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 from shakespeare_ffn.scores import examine
 from shakespeare_ffn.similar_space import calibrate, tuned_approximation
+from waitress import create_server
 
 try: import transformers
 except ImportError: transformers = None
@@ -388,13 +390,16 @@ def check_strings(block, n, strings, names):
         if string == s.string: assert {names[t]: count for t, count in following} == s.next
         else: assert len({round(x.cosine, 4) for x in block.similar}) < 5 # ties may change places
 
+def tune(model, corpus):
+    calibrate(corpus, model, n=40, progress=False)
+    calibrate_nearest(corpus, model, n=40, k=100, betas=(10, 20), progress=False)
+
 def check_page(tmp_path, name, text, prompts):
     "Every number of the page is that of `explain`."
     if not NODE: pytest.skip('needs Node.js, to run what a browser would run')
     model = open_model(name, text=text)
     corpus = corpus_for(model, text)
-    calibrate(corpus, model, n=40, progress=False)
-    calibrate_nearest(corpus, model, n=40, k=100, betas=(10, 20), progress=False)
+    tune(model, corpus)
     app = application(explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
     contents = json.loads(app.files['/data/contents.json'])
     assert contents['article'] is None and '/data/model.safetensors' not in app.files
@@ -439,6 +444,58 @@ def test_a_folder_in_the_page(tmp_path, new_cache, odd_text, tokenizer_file, kin
     prompts = ['you may not know the 你', 'and the <b>&amp;</b>\tand 😀']
     contents, found = check_page(tmp_path, folder, odd_text, prompts)
     assert found[0]['tokens'][-4:] == ['␣', '<0xE4>', '<0xBD>', '<0xA0>'] and contents['chars'] is None
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+@pytest.fixture
+def page():
+    "A page of a browser, and the addresses that it asks for; at the end it must not have complained."
+    if not CHROMIUM: pytest.skip('there is no Chromium')
+    playwright, complaints, requests = pytest.importorskip('playwright.sync_api'), [], []
+    with playwright.sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser:
+            page = browser.new_page(viewport=dict(width=390, height=844))
+            page.on('pageerror', lambda e: complaints.append(str(e)))
+            page.on('request', lambda r: requests.append(r.url))
+            yield page, requests
+    assert complaints == []
+
+def serve(app) -> str: # its address
+    server = create_server(app, host='127.0.0.1', port=0)
+    threading.Thread(target=server.run, daemon=True).start()
+    return f'http://127.0.0.1:{server.effective_port}/'
+
+@needs_library
+def test_tokens_in_a_browser(tmp_path, new_cache, odd_text, tokenizer_file, page):
+    "They are shown with their boundaries, and none of them is HTML; the server says what comes next."
+    folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
+    model = open_model(folder)
+    tune(model, corpus_for(model, odd_text))
+    app = application(explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
+    page, requests = page
+    page.goto(serve(app))
+    page.wait_for_selector('#main:not([aria-busy])')
+    assert 'odd.txt' in page.text_content('#about-model')
+    assert not page.locator('[data-rule=article]').is_visible()
+    prompt = 'and the <b>&amp;</b>\tand 😀'
+    page.fill('#search', prompt)
+    page.press('#search', 'Enter')
+    shown = [show_char(model.tokenizer.names[t]) for t in model.tokenizer.encode(prompt)[-10:]]
+    tokens = '[...document.querySelectorAll("#prompt .token")].map(t => t.textContent)'
+    page.wait_for_function(f'expected => String({tokens}) === String(expected)', arg=shown)
+    assert not page.locator('#prompt b').count()
+    assert page.locator('#list .token').count() > 100
+    page.fill('#typed', prompt)
+    p = next_char_probs(model, model.tokenizer.encode(prompt)[None])[0]
+    likeliest = [show_char(model.tokenizer.names[t]) for t in p.topk(8).indices]
+    said = '[...document.querySelectorAll("#typed-bars th")].map(th => th.textContent)'
+    page.wait_for_function(f'expected => String({said}) === String(expected)', arg=likeliest)
+    assert not page.locator('#write').is_visible()
+    page.fill('#search', 'short')
+    page.press('#search', 'Enter')
+    page.wait_for_function('document.querySelector("#about").textContent.includes("tokens; give 10")')
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+    assert not any(url.endswith('.safetensors') for url in requests)
 
 def test_a_model_that_is_not_tuned(tmp_path, new_cache, small_text, corpus, capsys):
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
