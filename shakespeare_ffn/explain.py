@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOTHING_PASSES', 'in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'default_corpus', 'default_model',
-           'Preview', 'explain', 'rows_to_show', 'block_lines', 'typed', 'explain_parser', 'chosen_approximation',
-           'run_explain', 'main', 'calibrate_parser', 'run_calibrate', 'calibrate_main', 'counts_parser', 'run_counts',
-           'counts_main', 'CacheEntry', 'cache_entries', 'cache_parser', 'run_cache', 'cache_main']
+           'Preview', 'explain', 'rows_to_show', 'block_lines', 'typed', 'add_model', 'opened', 'explain_parser',
+           'chosen_approximation', 'run_explain', 'main', 'calibrate_parser', 'run_calibrate', 'calibrate_main',
+           'counts_parser', 'run_counts', 'counts_main', 'CacheEntry', 'cache_entries', 'cache_parser', 'run_cache',
+           'cache_main']
 
 # %% ../nbs/08_explain.ipynb #c003
 import argparse, functools, hashlib, json, os, re, shutil, time
@@ -450,14 +451,14 @@ def _add_approximation(p: Parser):
     p.add_argument('--article', action='store_true', help="by the article's own thresholds and weights")
 
 # %% ../nbs/08_explain.ipynb #om1
-def _add_model(p: Parser, required=False):
+def add_model(p: Parser, required=False):
     "Of which model, over which text."
     p.add_argument('--model', metavar='FILE', required=required,
                    help="another model: what ffn_train wrote, a nanoGPT checkpoint (.pt), "
                         "a folder of Hugging Face's or a name on its hub")
     p.add_argument('--text', metavar='FILE', help='its text (default: Tiny Shakespeare)')
 
-def _opened(args, on='cpu') -> tuple: # Corpus, Decoder
+def opened(args, on='cpu') -> tuple: # Corpus, Decoder
     "The text and the model that the options name."
     model = open_model(args.model, on, args.text)
     corpus = corpus_for(model, args.text)
@@ -476,7 +477,7 @@ def explain_parser() -> Parser:
     p = Parser('ffn_explain', description=about, epilog=notes, allow_abbrev=False)
     _add_prompt(p)
     _add_approximation(p)
-    _add_model(p)
+    add_model(p)
     p.add_argument('--device', type=device, default='cpu',
                    help="where to compute, such as 'cuda' (default: cpu)")
     p.add_argument('--figure', metavar='FILE', help='save a figure as well (.png, .svg, .pdf)')
@@ -519,7 +520,7 @@ def run_explain(argv) -> str:
     prompt = typed(args.prompt)
     note_line_ends(prompt, 'the prompt')
     _check_figure(args.figure)
-    corpus, model = _opened(args, args.device)
+    corpus, model = opened(args, args.device)
     explanation = explain(prompt, corpus, model, chosen_approximation(args, model),
                           args.length, args.top, args.exclude_self, args.device)
     if args.figure: _save_figure(explanation, args.figure)
@@ -536,14 +537,14 @@ def calibrate_parser() -> Parser:
     about = ('Tune the approximation for a model, by nearest strings and by thresholds, once; '
              'ffn_explain finds it.')
     p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
-    _add_model(p, required=True)
+    add_model(p, required=True)
     return p
 
 # %% ../nbs/08_explain.ipynb #w002
 def run_calibrate(argv) -> str:
     "Tune; returns what was found, in four lines."
     args = calibrate_parser().parse_args(argv)
-    corpus, model = _opened(args, accelerator())
+    corpus, model = opened(args, accelerator())
     by_thresholds, nearest = calibrate(corpus, model), calibrate_nearest(corpus, model)
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)
     votes = [f'{nearest.k:,} nearest, {v}: beta {v.beta:g}, power {v.power:g}, share {v.share:g}'

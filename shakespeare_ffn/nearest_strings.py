@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['EVERY', 'BETAS', 'POWERS', 'likely_threshold', 'Pairs', 'pairs_above', 'kth_cosines', 'Nearest', 'nearest_keys',
-           'shared_nearest_keys', 'nearest_to', 'vote', 'sharpen', 'Vote', 'mean_key', 'NearestApproximation',
-           'tuned_vote', 'nearest_file', 'calibrate_nearest', 'nearest_approximation', 'neighbours_file',
-           'prompt_neighbours']
+           'shared_nearest_keys', 'nearest_by', 'nearest_to', 'vote', 'sharpen', 'Vote', 'mean_key',
+           'NearestApproximation', 'tuned_vote', 'nearest_file', 'calibrate_nearest', 'nearest_approximation',
+           'neighbours_file', 'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
@@ -197,6 +197,23 @@ def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025
 @torch.no_grad()
+def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, at most `error_bound` off
+               query: torch.Tensor, # (n_embed,)
+               keys: torch.Tensor,  # (n_keys, n_embed)
+               k: int, exclude=-1, minus=0., # as in `nearest_to`
+              ) -> tuple: # as in `nearest_to`
+    "What `nearest_to` finds, from cosines in float32."
+    k = min(k, len(keys) - (exclude >= 0))
+    if exclude >= 0: rough = rough.index_fill(0, torch.tensor([exclude]), -torch.inf)
+    # where no key is left, there is no k-th
+    least = rough.topk(k)[0][-1] - 2*error_bound(len(query)) if k else torch.inf
+    rows = find_true(rough >= least)
+    exact = cosine(query.float() - minus, keys[rows].float() - minus)
+    best = exact.argsort(descending=True, stable=True)[:k]
+    return rows[best], exact[best]
+
+# %% ../nbs/07c_nearest_strings.ipynb #v025n
+@torch.no_grad()
 @torch.autocast('cpu', enabled=False)
 def nearest_to(query: torch.Tensor, # (n_embed,)
                keys: torch.Tensor,  # (n_keys, n_embed)
@@ -205,17 +222,9 @@ def nearest_to(query: torch.Tensor, # (n_embed,)
                minus=0.,            # (n_embed,) what to take from all vectors
               ) -> tuple: # (k,) int64 rows and float64 cosines, the nearest first, ties by row
     "The `k` keys of the largest cosine with one query."
-    query = query.float() - minus
-    with true_float32():
-        cosines = torch.cat([unit(some.float() - minus) @ unit(query[None])[0] for some in keys.split(2**14)])
-    if exclude >= 0: cosines[exclude] = -torch.inf
-    k = min(k, len(keys) - (exclude >= 0))
-    # where no key is left, there is no k-th
-    least = cosines.topk(k)[0][-1] - 2*error_bound(len(query)) if k else torch.inf
-    rows = find_true(cosines >= least)
-    exact = cosine(query, keys[rows].float() - minus)
-    best = exact.argsort(descending=True, stable=True)[:k]
-    return rows[best], exact[best]
+    one = unit(query[None].float() - minus)[0]
+    with true_float32(): rough = torch.cat([unit(some.float() - minus) @ one for some in keys.split(2**14)])
+    return nearest_by(rough, query, keys, k, exclude, minus)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c025
 def vote(found: Nearest,

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file
-from .data import CharTokenizer, Corpus, load_corpus
+from .data import CharTokenizer, Corpus, load_corpus, place_in
 from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
 from .model import plain_state, weights_hash
 
@@ -161,8 +161,8 @@ def _check_whole(text: str, spans: np.ndarray, # (n, 2) where tokens begin and e
     steps = np.bincount(spans[:, 0], minlength=len(text)+1) - np.bincount(spans[:, 1], minlength=len(text)+1)
     missing = np.flatnonzero(steps.cumsum()[:-1] == 0)
     lost = [i for i in missing if not text[i].isspace()][:1] + spans[unknown, 0].tolist()[:1]
-    if lost: raise UserError(f'the tokenizer has no token for {quoted(text[min(lost)])}, at character '
-                             f'{min(lost):,} of the text; give a text of its language')
+    if lost: raise UserError(f'the tokenizer has no token for {quoted(text[min(lost)])}, in '
+                             f'{place_in(text, min(lost))} of the text; give a text of its language')
 
 @patch
 def split(self: FileTokenizer, text: str) -> tuple: # (n,) token ids, (n+1,) where each begins, and the end

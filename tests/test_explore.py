@@ -11,6 +11,7 @@ from hypothesis import given, strategies as st
 from shakespeare_ffn.compact import compact_index
 from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explore import N_LISTED, PageData, varints
 from shakespeare_ffn.model import load_model, next_char_probs
@@ -38,11 +39,16 @@ class Known:
         self.contents = json.loads((folder/'data'/'contents.json').read_bytes())
         self.prompts = [p['text'] for p in self.contents['prompts']]
         self.distances = torch.tensor([p['distance'] for p in self.contents['prompts']]).double()
-        self.queries, self.own = self.index.queries(self.prompts), self.data.own(self.prompts)
-        self.counts, self.unigram = self.data.values, unigram_distribution(corpus)
         tokens = torch.stack([self.model.tokenizer.encode(p) for p in self.prompts])
+        self.queries, self.own = self.index.queries(self.prompts), self.rows(self.prompts)
+        self.counts, self.unigram = self.data.values, unigram_distribution(corpus)
         self.probs = next_char_probs(self.model, tokens)
-        self.above = self.data.above_edges(self.queries, self.own)
+        grid = torch.tensor([self.contents['edges']]*6).double()
+        self.above = threshold_attention(self.queries, self.index.keys, self.counts, grid, self.own)
+
+    def rows(self, prompts): # -1 for what the corpus does not have
+        tokens = torch.stack([self.model.tokenizer.encode(p) for p in prompts])
+        return torch.from_numpy(self.index.rows_of(tokens.numpy()))
 
 @pytest.fixture(scope='module')
 def site(tool, tmp_path_factory):
@@ -65,15 +71,17 @@ SCRIPT = """
 import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 const [folder] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
-const { decode } = await import(`${folder}/read.js`), { predict } = await import(`${folder}/rule.js`)
-const contents = JSON.parse(data('contents.json')), text = gunzipSync(data('text.bin')).toString()
+const { decode, inTokens } = await import(`${folder}/read.js`)
+const { predict } = await import(`${folder}/rule.js`)
+const contents = JSON.parse(data('contents.json')), whole = gunzipSync(data('text.bin')).toString()
+const text = inTokens(whole, contents)
 const found = contents.prompts.map((p, i) => {
   const prompt = decode(gunzipSync(data(`${i}.bin`)), contents, text), says = {}
   for (const name of ['nearest', 'tuned', 'article']) for (const itself of [false, true]) {
     const { says: p, blocks } = predict(prompt, contents, contents[name], itself)
     says[`${name} ${itself}`] = { says: [...p], n: blocks.map(b => b.n), shares: blocks.map(b => b.share) }
   }
-  const strings = prompt.lists[4].map(s => [text.slice(s.place, s.place + 10), s.cosine, s.next])
+  const strings = prompt.lists[4].map(s => [whole.slice(s.place, s.place + 10), s.cosine, s.next])
   return { model: [...prompt.model], says, strings }
 })
 console.log(JSON.stringify(found))
@@ -179,7 +187,7 @@ def test_the_compact_index_in_the_page_is_that_of_the_package(site, in_javascrip
     done = subprocess.run([NODE, script, folder, json.dumps(prompts)], capture_output=True, text=True,
                           encoding='utf-8')
     assert done.returncode == 0, done.stderr
-    compact, own = compact_index(play.index, progress=False), play.data.own(prompts)
+    compact, own = compact_index(play.index, progress=False), play.rows(prompts)
     expected = compact.nearest(play.index.queries(prompts), own)
     [says], _ = compact.rule.parts(vote(expected, play.counts, compact.vote.beta)[None])
     for row, says, rows, cosines, there in zip(own, says, *expected, json.loads(done.stdout), strict=True):
@@ -245,7 +253,7 @@ def test_first_sight(view, width, scheme):
         assert page.evaluate('document.documentElement.scrollWidth') <= width
 
 def test_pick_type_drag_share_and_go_back(view, site, address):
-    page, first = view(), site[1].prompts[0].replace('\n', '⏎')
+    page, first = view(), site[1].prompts[0].replace('\n', '↵')
     page.fill('#search', first)
     page.press('#search', 'Enter')
     shown = 'document.querySelector("#prompt").textContent'
@@ -390,8 +398,9 @@ def test_a_port_that_is_taken(start):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and 'give another --port' in err and 'Traceback' not in err
 
-def test_ask_in_the_page(server, browser):
-    page = browser.new_context().new_page()
+def test_ask_in_the_page(server, browser, site):
+    page, requests = browser.new_context().new_page(), []
+    page.on('request', lambda r: requests.append(r.url))
     page.goto(server[1])
     page.wait_for_selector('#main:not([aria-busy])')
     check_said(page, {'xylophone ': 'do not have it', 'too short': 'characters; give 10'})
@@ -405,4 +414,13 @@ def test_ask_in_the_page(server, browser):
     page.goto(shared)
     page.wait_for_selector('#main:not([aria-busy])')
     assert page.text_content('#prompt') == 'quoth the raven'
+    assert not page.locator('#load-model').is_visible() # the server says what comes next
+    page.fill('#typed', 'And only l')
+    p = next_char_probs(site[1].model, site[1].model.tokenizer.encode('And only l')[None])[0]
+    first = f'{site[1].model.tokenizer.chars[p.argmax()]} {p.max():.0%}'
+    shown = 'document.querySelector("#typed-bars tr").innerText.split(/\\s+/).join(" ")'
+    page.wait_for_function(f'first => {shown} === first', arg=first)
+    page.fill('#typed', 'Ça va')
+    page.wait_for_function('document.querySelector("#typing-message").textContent.includes("Ç")')
+    assert not any(url.endswith('.safetensors') for url in requests)
     page.context.close()

@@ -1,22 +1,32 @@
 """Models of other makes: they compute what their own library computes, and their files lead to answers."""
+import copy
+import gzip
 import json
 import pickle
 import re
+import shutil
+import subprocess
+import threading
+from urllib.parse import urlencode
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn.core import UserError
-from shakespeare_ffn.corpus_keys import corpus_index, forward_of, plain_keys
+from shakespeare_ffn import corpus_keys
+from shakespeare_ffn.core import UserError, show_char
+from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
-from shakespeare_ffn.explain import main
+from shakespeare_ffn.explain import explain, main
+from shakespeare_ffn.explore import application, explore_parser
 from shakespeare_ffn.hooks import PARTS, capture, hooked
-from shakespeare_ffn.model import Config, Transformer, check_prompt, snapshot
-from shakespeare_ffn.nearest_strings import calibrate_nearest
+from shakespeare_ffn.model import Config, Transformer, check_prompt, next_char_probs, snapshot
+from shakespeare_ffn.nearest_strings import calibrate_nearest, nearest_approximation
 from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 from shakespeare_ffn.scores import examine
+from shakespeare_ffn.similar_space import calibrate, tuned_approximation
+from waitress import create_server
 
 try: import transformers
 except ImportError: transformers = None
@@ -84,9 +94,9 @@ def nanogpt_names(model):
         return ('' if part == 'lm_head' else 'transformer.') + f'{where}{part}.{kind}'
     return {name(ours): t for ours, t in model.state_dict().items()}
 
-def our_gpt(bias=True):
+def our_gpt(bias=True, **changed):
     "A small model like nanoGPT's, with random numbers."
-    sizes = dict(n_layer=2, n_head=2, n_embed=32, vocab_size=65, block_size=64)
+    sizes = dict(n_layer=2, n_head=2, n_embed=32, vocab_size=65, block_size=64) | changed
     return shaken(Transformer(Config(**sizes, dropout=0., nonlinearity='gelu', bias=bias, qkv_bias=bias,
                                      head_bias=False)))
 
@@ -197,6 +207,61 @@ def test_keys_need_no_head(kind):
     assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
     assert model.body()(tokens).shape[-1] == model.n_embed and model(tokens).shape[-1] == 65
 
+def check_bfloat16(model):
+    "Keys in bfloat16 arithmetic are those in float32 but for rounding, and the model stays as it is."
+    tokens = some_tokens(n=50, length=10)
+    exact, short = (PlainForward(model, arithmetic)(tokens) for arithmetic in ('float32', 'bfloat16'))
+    assert short.dtype == torch.bfloat16 and next(model.parameters()).dtype == torch.float32
+    assert torch.equal(exact, plain_keys(model, tokens))
+    difference = (short.float() - exact).norm(dim=-1)/exact.norm(dim=-1) # of each vector
+    assert 1e-4 < difference.mean() < .02 and difference.max() < .1
+    rounded = copy.deepcopy(model).bfloat16()
+    assert torch.equal(PlainForward(model, 'bfloat16', 'sa')(tokens), plain_keys(rounded, tokens, 'sa'))
+
+def test_keys_in_bfloat16(): check_bfloat16(our_gpt())
+
+@needs_library
+@pytest.mark.parametrize('kind', FAMILIES)
+def test_keys_of_other_families_in_bfloat16(kind):
+    check_bfloat16(HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval())
+
+def interrupt_after(monkeypatch, n): # chunks
+    "Whatever builds an index is interrupted; gives the numbers of the chunks that it computes."
+    computed, compute = [], corpus_keys._Build.compute_chunk
+    def go(build, i):
+        if len(computed) == n: raise KeyboardInterrupt
+        computed.append(i)
+        return compute(build, i)
+    monkeypatch.setattr(corpus_keys._Build, 'compute_chunk', go)
+    return computed
+
+def check_resumed(model, text, new_cache, monkeypatch):
+    "An index whose build was interrupted goes on where it was, and is that of a build at one go."
+    corpus = corpus_for(model, text)
+    whole = corpus_index(corpus, model, 4, quiet=True)
+    expected, n_chunks = whole.keys.clone(), -(-len(whole)//512)
+    whole.path.rename(new_cache/'whole')
+    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0) # after each chunk
+    with monkeypatch.context() as patch:
+        first = interrupt_after(patch, 3)
+        with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 4, quiet=True)
+    with monkeypatch.context() as patch:
+        then = interrupt_after(patch, -1)
+        found = corpus_index(corpus_for(model, text), model, 4, quiet=True)
+    assert n_chunks > 4 and (first, then) == ([0, 1, 2], [*range(3, n_chunks)])
+    assert torch.equal(found.keys, expected)
+
+def test_an_interrupted_index_of_a_checkpoint(tmp_path, new_cache, small_text, corpus, monkeypatch):
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
+    check_resumed(open_model(path), small_text, new_cache, monkeypatch)
+
+@needs_library
+def test_an_interrupted_index_of_a_folder(tmp_path, new_cache, small_text, tokenizer_file, monkeypatch):
+    folder = save(other('llama', vocab_size=600), tmp_path/'model', tokenizer_file)
+    check_resumed(open_model(folder), small_text, new_cache, monkeypatch)
+
 # Tokens.
 
 @needs_library
@@ -218,7 +283,7 @@ def test_what_no_token_stands_for_is_said(tmp_path):
     t.save(str(tmp_path/'tokenizer.json'))
     tokenizer = FileTokenizer(tmp_path/'tokenizer.json')
     assert len(tokenizer) == 5 and tokenizer.encode('to  be').tolist() == [0, 1]
-    with pytest.raises(UserError, match="no token for 'o', at character 6"): tokenizer.split('to be or')
+    with pytest.raises(UserError, match="no token for 'o', in line 1, column 7"): tokenizer.split('to be or')
     with pytest.raises(UserError, match='do not fit'): FileTokenizer(tmp_path/'tokenizer.json', 4)
     model = HuggingFaceModel(other('llama'), tokenizer, {})
     with pytest.raises(UserError, match='no token'): check_prompt('   ', model)
@@ -275,14 +340,184 @@ def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_f
             after = [corpus.text[at + len(s['string']):] for at in s['positions']]
             assert all(any(rest.startswith(token) for rest in after) for token in s['next'])
 
+# In the page.
+
+NODE = shutil.which('node')
+SCRIPT = """
+import { readFileSync } from 'node:fs'
+import { gunzipSync } from 'node:zlib'
+const [folder, names] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
+const { decode, inTokens } = await import(`${folder}/read.js`)
+const { predict } = await import(`${folder}/rule.js`)
+const contents = JSON.parse(data('contents.json')), whole = gunzipSync(data('text.bin')).toString()
+const text = inTokens(whole, contents, contents.split ? gunzipSync(data('tokens.bin')) : null)
+const stringOf = s => whole.slice(text.begin(s.place), text.begin(s.place + contents.length))
+console.log(JSON.stringify(JSON.parse(names).map(name => {
+  const prompt = decode(gunzipSync(data(name)), contents, text), found = { model: [...prompt.model] }
+  for (const rule of ['nearest', 'tuned']) {
+    const { says, blocks } = predict(prompt, contents, contents[rule], false)
+    const strings = blocks.map(b => b.list.slice(0, 5).map(s => [stringOf(s), s.cosine, s.next]))
+    found[rule] = { says: [...says], n: blocks.map(b => b.n), strings }
+  }
+  return { ...found, tokens: prompt.tokens.map(t => contents.signs[t]) }
+})))
+"""
+
+def in_node(folder, app, prompts):
+    "What the page computes of some prompts, from what a server sends."
+    def get(path, **query):
+        asked, said = dict(HTTP_HOST='localhost', PATH_INFO=path, QUERY_STRING=urlencode(query)), []
+        def start(status, headers): said.append(status)
+        content = b''.join(app(asked | dict(REQUEST_METHOD='GET'), start))
+        assert said == ['200 OK'], content
+        return content
+    (folder/'data').mkdir(parents=True)
+    for path in app.files.keys() - {'/'}: (folder/path[1:]).write_bytes(get(path))
+    for i, p in enumerate(prompts): (folder/'data'/f'{i}.bin').write_bytes(get('/data/ask.bin', prompt=p))
+    (folder/'package.json').write_text('{"type": "module"}', encoding='utf-8')
+    (folder/'ask.mjs').write_text(SCRIPT, encoding='utf-8')
+    names = json.dumps([f'{i}.bin' for i in range(len(prompts))])
+    done = subprocess.run([NODE, folder/'ask.mjs', folder, names], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), [gzip.decompress(get('/data/says.bin', prompt=p)) for p in prompts]
+
+def check_strings(block, n, strings, names):
+    "A block lists in the page what it lists in Python."
+    assert n == block.n_similar
+    for (string, cosine, following), s in zip(strings, block.similar):
+        assert abs(cosine - s.cosine) < 1e-5
+        if string == s.string: assert {names[t]: count for t, count in following} == s.next
+        else: assert len({round(x.cosine, 4) for x in block.similar}) < 5 # ties may change places
+
+def tune(model, corpus):
+    calibrate(corpus, model, n=40, progress=False)
+    calibrate_nearest(corpus, model, n=40, k=100, betas=(10, 20), progress=False)
+
+def check_page(tmp_path, name, text, prompts):
+    "Every number of the page is that of `explain`."
+    if not NODE: pytest.skip('needs Node.js, to run what a browser would run')
+    model = open_model(name, text=text)
+    corpus = corpus_for(model, text)
+    tune(model, corpus)
+    app = application(explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
+    contents = json.loads(app.files['/data/contents.json'])
+    assert contents['article'] is None and '/data/model.safetensors' not in app.files
+    prompts = [*prompts, *(p['text'] for p in contents['prompts'])]
+    found, typed = in_node(tmp_path/'page', app, prompts)
+    for prompt, there, said in zip(prompts, found, typed, strict=True):
+        tokens = model.tokenizer.encode(prompt)
+        [probs] = next_char_probs(model, tokens[None, -10:])
+        assert largest_difference(torch.tensor(there['model']), probs) < 1e-6
+        assert said[0] == len(tokens)
+        for rule, approximation in dict(nearest=nearest_approximation, tuned=tuned_approximation).items():
+            e = explain(prompt, corpus, model, approximation(model), 10, 5, exclude_self=True, quiet=True)
+            says = dict(zip(model.tokenizer.names, there[rule]['says'], strict=True))
+            assert max(abs(says[t] - p) for t, p in e.approximation.items()) < 1e-4 # of many, the likeliest
+            for block, *each in zip(e.blocks, there[rule]['n'], there[rule]['strings'], strict=True):
+                check_strings(block, *each, model.tokenizer.names)
+    return contents, found
+
+ODD = 'He said: naïve café, 你好 <b>&amp;</b>\tand 😀😀 went.\n'
+
+@pytest.fixture
+def odd_text(tmp_path, corpus):
+    "A text with characters of several bytes, of two of JavaScript's, and of HTML."
+    file = tmp_path/'odd.txt'
+    text = ''.join(corpus.text[i:i+400] + ODD for i in range(0, 12_000, 400))
+    file.write_text(text, encoding='utf-8', newline='')
+    return file
+
+def test_a_checkpoint_in_the_page(tmp_path, new_cache, odd_text):
+    chars = ''.join(sorted(set(odd_text.read_text(encoding='utf-8'))))
+    model = our_gpt(vocab_size=len(chars))
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(model), vocab_size=len(chars))
+    contents, _ = check_page(tmp_path, path, odd_text, ['😀😀 went.\nHe', 'naïve café, '])
+    assert contents['split'] and contents['chars'] == list(chars) and '␣' in contents['signs']
+
+@needs_library
+@pytest.mark.parametrize('kind', ['gpt2', 'llama'])
+def test_a_folder_in_the_page(tmp_path, new_cache, odd_text, tokenizer_file, kind):
+    theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
+    folder = save(theirs, tmp_path/'model', tokenizer_file)
+    prompts = ['you may not know the 你', 'and the <b>&amp;</b>\tand 😀']
+    contents, found = check_page(tmp_path, folder, odd_text, prompts)
+    assert found[0]['tokens'][-4:] == ['␣', '<0xE4>', '<0xBD>', '<0xA0>'] and contents['chars'] is None
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+@pytest.fixture
+def page():
+    "A page of a browser, and the addresses that it asks for; at the end it must not have complained."
+    if not CHROMIUM: pytest.skip('there is no Chromium')
+    playwright, complaints, requests = pytest.importorskip('playwright.sync_api'), [], []
+    with playwright.sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser:
+            page = browser.new_page(viewport=dict(width=390, height=844))
+            page.on('pageerror', lambda e: complaints.append(str(e)))
+            page.on('request', lambda r: requests.append(r.url))
+            yield page, requests
+    assert complaints == []
+
+def serve(app) -> str: # its address
+    server = create_server(app, host='127.0.0.1', port=0)
+    threading.Thread(target=server.run, daemon=True).start()
+    return f'http://127.0.0.1:{server.effective_port}/'
+
+@needs_library
+def test_tokens_in_a_browser(tmp_path, new_cache, odd_text, tokenizer_file, page):
+    "They are shown with their boundaries, and none of them is HTML; the server says what comes next."
+    folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
+    model = open_model(folder)
+    tune(model, corpus_for(model, odd_text))
+    app = application(explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
+    page, requests = page
+    page.goto(serve(app))
+    page.wait_for_selector('#main:not([aria-busy])')
+    assert 'odd.txt' in page.text_content('#about-model')
+    assert not page.locator('[data-rule=article]').is_visible()
+    prompt = 'and the <b>&amp;</b>\tand 😀'
+    page.fill('#search', prompt)
+    page.press('#search', 'Enter')
+    shown = [show_char(model.tokenizer.names[t]) for t in model.tokenizer.encode(prompt)[-10:]]
+    tokens = '[...document.querySelectorAll("#prompt .token")].map(t => t.textContent)'
+    page.wait_for_function(f'expected => String({tokens}) === String(expected)', arg=shown)
+    assert not page.locator('#prompt b').count()
+    assert page.locator('#list .token').count() > 100
+    page.fill('#typed', prompt)
+    p = next_char_probs(model, model.tokenizer.encode(prompt)[None])[0]
+    likeliest = [show_char(model.tokenizer.names[t]) for t in p.topk(8).indices]
+    said = '[...document.querySelectorAll("#typed-bars th")].map(th => th.textContent)'
+    page.wait_for_function(f'expected => String({said}) === String(expected)', arg=likeliest)
+    assert not page.locator('#write').is_visible()
+    page.fill('#search', 'short')
+    page.press('#search', 'Enter')
+    page.wait_for_function('document.querySelector("#about").textContent.includes("tokens; give 10")')
+    assert page.evaluate('document.documentElement.scrollWidth') <= 390
+    assert not any(url.endswith('.safetensors') for url in requests)
+
+def test_a_model_that_is_not_tuned(tmp_path, new_cache, small_text, corpus, capsys):
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
+    with pytest.raises(UserError, match='run ffn_calibrate'):
+        application(explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
+    assert not list(new_cache.glob('keys/*')) # said before an index is built
+
 # What is refused.
 
-def fails(capsys, *options):
-    "The one line that is said of options that cannot be followed."
+def refusal(capsys, *options):
+    "What is said of options that cannot be followed."
     capsys.readouterr()
     with pytest.raises(SystemExit) as e: main(['And only l', *map(str, options)])
     out, err = capsys.readouterr()
-    assert e.value.code == 2 and out == '' and err.count('\n') == 1, err
+    assert e.value.code == 2 and out == ''
+    return err
+
+def fails(capsys, *options):
+    "The same in one line."
+    err = refusal(capsys, *options)
+    assert err.count('\n') == 1, err
     return err
 
 @needs_library
@@ -333,7 +568,11 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     assert 'fewer than' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
     (tmp_path/'foreign.txt').write_text('naïve '*100, encoding='utf-8')
-    assert 'is not in the vocabulary' in fails(capsys, '--model', path, '--text', tmp_path/'foreign.txt')
+    said = fails(capsys, '--model', path, '--text', tmp_path/'foreign.txt')
+    assert "'ï' in line 1, column 3" in said and 'is not in the vocabulary' in said
+    (tmp_path/'windows.txt').write_text(corpus.text[:500], encoding='utf-8', newline='\r\n')
+    said = refusal(capsys, '--model', path, '--text', tmp_path/'windows.txt')
+    assert 'line 1, column 15' in said and 'save it with line ends of one character' in said
 
 class Evil:
     def __reduce__(self): return (print, ('this runs',))

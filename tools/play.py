@@ -53,7 +53,7 @@ def play(argv) -> str:
     corpus = load_corpus()
     data = PageData(corpus, corpus_index(corpus, load_model()))
     prompts = prepared(data, by_scale(N_PROMPTS, 30))
-    told = data.tell([p['text'] for p in prompts])
+    told = data.tell([data.tokens(p['text']) for p in prompts])
     made = {f'{i}.bin': content for i, content in enumerate(told)}
     about, loaded = any_prompt(data)
     made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()

@@ -32,7 +32,7 @@ export async function open(folder, { contents, text }, progress) { // → a func
   })))
   const first = new Colleague(), second = new Colleague(), [{ block }] = about.rule.votes
   await Promise.all([first.ask('take', [weights]), second.ask('take', [weights])])
-  await first.ask('open', [about, tensors, codes, text], [tensors, ...codes])
+  await first.ask('open', [about, tensors, codes, text.whole], [tensors, ...codes])
   async function answer(prompt) {
     const [candidates, model] = await Promise.all([first.ask('begin', [prompt, block]), second.ask('says', [prompt])])
     const strings = candidates.map(c => c.string), half = strings.length >> 1

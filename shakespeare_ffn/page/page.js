@@ -1,11 +1,12 @@
 // The page: what is shown, what can be moved, and the address that says it.
 import { open as openIndex } from './nearby.js'
-import { open } from './read.js'
+import { open, says } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
-import { $, bar, likeliest, make, shown, sign } from './show.js'
+import { $, bar, likeliest, make, shown } from './show.js'
 import { offerTyping } from './typing.js'
 
 let contents, text, read // what `open` gives
+let unit                 // what its tokens are: character, or token
 let prompt               // all that is known of the prompt that is shown
 let state                // what the address says: see `fresh`
 let nearby = null        // what finds the strings of any prompt, once the compact index is there
@@ -45,7 +46,7 @@ function fromAddress(hash) { // → a state; whatever it says wrongly is as usua
   const asks = new URLSearchParams(hash.slice(1)), q = asks.get('q')
   waits = null
   const numbered = contents.prompts.find(p => p.number !== null && String(p.number) === asks.get('p'))
-  const name = ['nearest', 'tuned', 'article'].includes(asks.get('rule')) ? asks.get('rule') : 'nearest'
+  const name = ['nearest', 'tuned', 'article'].find(rule => rule === asks.get('rule') && contents[rule]) ?? 'nearest'
   const s = fresh((q && asked(q)) || numbered || usual(), name), { rule } = s
   const numbers = (key, n, low, high) => {
     const x = (asks.get(key) ?? '').split(' ').map(Number)
@@ -81,14 +82,14 @@ function remember(how = 'replaceState') { if (address() !== location.hash) histo
 function drawAnswer(found) {
   const both = found.says.map((p, i) => Math.max(p, prompt.model[i]))
   $('bars').tBodies[0].replaceChildren(...likeliest(both, 8).map(i => make('tr', {},
-    make('th', { scope: 'row', class: 'char' }, sign(contents.chars[i])),
+    make('th', { scope: 'row', class: 'char' }, contents.signs[i]),
     make('td', {}, bar('model', 'the model', prompt.model[i]), bar('ours', 'counted', found.says[i])))))
   const distance = hellinger(found.says, prompt.model)
   $('distance').value = distance.toFixed(3)
   const same = likeliest(found.says, 1)[0] === likeliest(prompt.model, 1)[0]
-  const far = distance < .1 ? 'about as near as a twin of the model' : distance < .25 ? 'near' : 'far'
-  $('verdict').textContent = found.empty ? 'nothing passes: how often each character occurs' :
-    `${far}; the likeliest character is ${same ? 'the same' : 'another'}`
+  const far = distance < .1 ? (contents.about ? 'very near' : 'about as near as a twin of the model') : distance < .25 ? 'near' : 'far'
+  $('verdict').textContent = found.empty ? `nothing passes: how often each ${unit} occurs` :
+    `${far}; the likeliest ${unit} is ${same ? 'the same' : 'another'}`
 }
 
 function drawHistogram(canvas, block, threshold) {
@@ -108,7 +109,7 @@ function drawHistogram(canvas, block, threshold) {
 
 function drawSays(element, says) {
   element.replaceChildren(...likeliest(says, 4).filter(i => says[i] > 0).map(i => make('div', {},
-    make('span', { class: 'char' }, sign(contents.chars[i])), make('i', { style: `width: ${100 * says[i]}%` }))))
+    make('span', { class: 'char' }, contents.signs[i]), make('i', { style: `width: ${100 * says[i]}%` }))))
 }
 
 function drawBlocks(found) {
@@ -123,27 +124,32 @@ function drawBlocks(found) {
   })
 }
 
-function line(place) { // of the plays, where a string stands
-  const begin = text.lastIndexOf('\n', place - 1) + 1, end = text.indexOf('\n', place + 10)
-  return text.slice(begin, end < 0 ? text.length : end)
+function line(begin, end) { // of the text, where a string stands
+  const first = text.whole.lastIndexOf('\n', begin - 1) + 1, last = text.whole.indexOf('\n', end)
+  return text.whole.slice(first, last < 0 ? text.whole.length : last)
 }
 
+// Tokens of several characters are shown with their boundaries.
+const apart = tokens => contents.kind === 'characters' ? tokens : tokens.map(t => make('span', { class: 'token' }, t))
+
 function entry(s) {
-  const { place } = s, following = text[place + 10]
-  const before = shown(text.slice(Math.max(0, place - 22), place)), string = shown(text.slice(place, place + 10))
-  const after = shown(text.slice(place + 11, place + 40))
+  const { place } = s, { length } = contents, follows = contents.signs[text.token(place + length)]
+  const [begin, end, after] = [place, place + length, place + length + 1].map(text.begin)
+  const tokens = Array.from({ length }, (_, i) => shown(text.whole.slice(text.begin(place + i), text.begin(place + i + 1))))
+  const whole = line(begin, end)
   const row = make('li', {},
-    make('button', { type: 'button', 'aria-expanded': 'false', title: line(place) }, s.cosine.toFixed(3)),
-    make('span', { class: 'left' }, make('bdo', { dir: 'ltr' }, make('b', {}, before), string)),
-    make('span', { class: 'right' }, make('mark', {}, following === undefined ? 'end' : sign(following)), after))
+    make('button', { type: 'button', 'aria-expanded': 'false', title: whole }, s.cosine.toFixed(3)),
+    make('span', { class: 'left' }, make('bdo', { dir: 'ltr' },
+      make('b', {}, shown(text.whole.slice(Math.max(0, begin - 22), begin))), ...apart(tokens.filter(t => t)))),
+    make('span', { class: 'right' }, make('mark', {}, follows ?? 'end'), shown(text.whole.slice(after, after + 30))))
   row.firstChild.addEventListener('click', ({ currentTarget }) => {
     const isOpen = row.toggleAttribute('data-open')
     currentTarget.setAttribute('aria-expanded', isOpen)
     if (!isOpen) return row.lastChild.remove()
-    const part = place >= contents.training_part ? 'the model never saw this part of the text' : ''
+    const part = contents.training_part !== null && place >= contents.training_part ? 'the model never saw this part of the text' : ''
     const times = sum(s.next.map(([, n]) => n))
     row.append(make('span', { class: 'whole quiet' },
-      `${line(place)}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
+      `${whole}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
   })
   return row
 }
@@ -223,7 +229,7 @@ function buildNearest() {
       set: v => { vote.share = v } }))))
   $('rule-text').textContent = `${rule.votes.length > 1 ? 'Two blocks find' : 'A block finds'} the nearest strings; the nearer ` +
     'ones count more, the more so the steeper the weight.' +
-    (rule.votes.length > 1 ? ' On 20,000 prompts this rule comes nearest to the model.' : '')
+    (rule.votes.length > 1 && !contents.about ? ' On 20,000 prompts this rule comes nearest to the model.' : '')
 }
 
 function build() { // what depends on the rule and on the prompt
@@ -239,13 +245,18 @@ function build() { // what depends on the rule and on the prompt
   const about = state.prompt, prepared = contents.prompts.filter(p => p.distance !== null)
   const harder = prepared.filter(p => p.distance > about.distance).length
   $('itself').disabled = !prompt.own.length
-  for (const b of document.querySelectorAll('[data-rule]')) b.disabled = b.dataset.rule !== 'nearest' && !prompt.above
+  for (const b of document.querySelectorAll('[data-rule]')) {
+    b.disabled = b.dataset.rule !== 'nearest' && !prompt.above
+    b.hidden = !contents[b.dataset.rule]
+  }
   $('approximate').hidden = !!prompt.above
-  $('prompt').textContent = about.text.replace(/\n/g, '⏎').replace(/^ | $/g, '␣')
+  $('prompt').replaceChildren(...(contents.kind === 'characters' ? [shown(about.text).replace(/^ | $/g, '␣')] :
+    apart(prompt.tokens.map(t => contents.signs[t]))))
   $('search').value = ''
   const often = sum(prompt.own.map(([, n]) => n))
   $('about').textContent = about.distance === null ?
-    (often ? `The plays have it ${often === 1 ? 'once' : `${often} times`}.` : 'The plays do not have it.') :
+    (often ? `${contents.about ? 'The text has' : 'The plays have'} it ${often === 1 ? 'once' : `${often} times`}.` :
+      `${contents.about ? 'The text does' : 'The plays do'} not have it.`) :
     `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
     `${harder} of the ${prepared.length} prompts are harder.`
 }
@@ -327,7 +338,7 @@ async function show(next, how) {
 }
 
 const PRESETS = [
-  ['The default', 'Two blocks, a thousand strings each.', s => fresh(s.prompt)],
+  ['The default', 'The nearest strings, as they were tuned.', s => fresh(s.prompt)],
   ["The article's example", 'Six blocks with the thresholds and weights of the article, tuned by hand for its model.',
     () => fresh(usual(), 'article')],
   ['One block is not enough', 'Block 0 alone. What follows the strings that it finds similar is far from the model; add block 4.',
@@ -364,16 +375,16 @@ function listen() {
   $('next').addEventListener('click', () => go(byDifficulty(1)))
   $('any').addEventListener('click', () => go(contents.prompts[Math.floor(Math.random() * contents.prompts.length)]))
   $('search').addEventListener('change', () => {
-    const typed = $('search').value, signs = p => p.text.replace(/\n/g, '⏎')
+    const typed = $('search').value, signs = p => shown(p.text)
     const some = typed.trim() ? contents.prompts.find(p => signs(p).includes(typed.trim())) : null
     const prepared = contents.prompts.find(p => signs(p) === typed) ?? (contents.ask ? null : some)
-    if (prepared) go(prepared); else if (typed) find(typed.replace(/⏎/g, '\n'))
+    if (prepared) go(prepared); else if (typed) find(typed.replace(/↵/g, '\n'))
   })
   for (const b of document.querySelectorAll('[data-rule]')) b.addEventListener('click', () =>
     show({ ...fresh(state.prompt, b.dataset.rule), itself: state.itself }, 'pushState'))
   $('itself').addEventListener('change', () => { state.itself = $('itself').checked; remember(); redraw() })
-  // a server does not know which prompt is the hardest
-  const presets = contents.ask ? PRESETS.slice(0, -1) : PRESETS
+  // a server does not know which prompt is the hardest, and the examples are of the package's model
+  const presets = contents.about ? PRESETS.slice(0, 1) : contents.ask ? PRESETS.slice(0, -1) : PRESETS
   $('presets').replaceChildren(...presets.map(([name, says, preset]) => {
     const button = make('button', { type: 'button' }, name, make('small', {}, says))
     button.addEventListener('click', () => show(preset(state), 'pushState').then(() => $('answer').scrollIntoView({ block: 'nearest' })))
@@ -397,16 +408,29 @@ async function fetchTheRest() { // so that all prompts can be shown without a ne
   }
 }
 
+function introduce({ model, text }) { // another model than the package's
+  const by = model || "the package's model"
+  $('about-model').replaceChildren(`Given the beginning of a text, a language model (${by}) says which ${unit} may follow. ` +
+    `Inside it, each block's feed-forward output finds some strings of ${text} similar to the prompt. Count what follows ` +
+    'those strings there, and you have, roughly, what the model says. ',
+    make('strong', {}, 'Move the sliders until both agree.'))
+}
+
 try {
   ({ contents, text, read } = await open('data'))
-  const { ask, prompts: { length } } = contents
+  const { ask, kind, prompts: { length } } = contents
+  unit = kind.slice(0, -1)
+  document.body.className = kind
+  if (contents.about) introduce(contents.about)
+  if (ask) $('computed').textContent = 'What you move is computed in your browser, from what a server has counted, and is exact.'
+  document.querySelector('#bars caption').textContent = `The likeliest next ${kind}`
   if (contents.compact) explainIndex()
-  $('search-label').textContent = ask ? `Any text; its last ${ask} characters count` : `Find one of ${length}${contents.compact ? ', or type your own' : ''}`
-  $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: p.text.replace(/\n/g, '⏎') })))
+  $('search-label').textContent = ask ? `Any text; its last ${contents.length} ${kind} count` : `Find one of ${length}${contents.compact ? ', or type your own' : ''}`
+  $('prompts').replaceChildren(...contents.prompts.map(p => make('option', { value: shown(p.text) })))
   for (const section of document.querySelectorAll('section')) section.hidden = false
   listen()
-  offerTyping('data/model.safetensors', typed => {
-    find(typed.slice(-10))
+  offerTyping(contents, ask ? text => says('data', contents, text) : null, typed => {
+    find(typed.slice(kind === 'characters' ? -contents.length : -200)) // what is cut off does not count
     $('choose').scrollIntoView()
   })
   await show(fromAddress(location.hash))

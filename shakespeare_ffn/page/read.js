@@ -25,14 +25,16 @@ class Numbers {
   next() { return this.all.next().value }
   take(n) { return Array.from({ length: n }, () => this.next()) }
 
-  sparse() { // → [[char, count], …]
-    let char = 0
-    return Array.from({ length: this.next() }, () => [char += this.next(), this.next()])
+  sparse() { // → [[token, count], …]
+    let token = 0
+    return Array.from({ length: this.next() }, () => [token += this.next(), this.next()])
   }
+
+  probabilities(contents) { return Float64Array.from(this.take(contents.signs.length), n => n / contents.parts) }
 
   string(contents, text) { // → where it stands first, and what follows it
     const n = this.next(), place = Math.floor(n / 2)
-    return { place, next: n % 2 ? this.sparse() : [[contents.chars.indexOf(text[place + 10]), 1]] }
+    return { place, next: n % 2 ? this.sparse() : [[text.token(place + contents.length), 1]] }
   }
 
   list(contents, text) { // → strings, the nearest first
@@ -43,21 +45,17 @@ class Numbers {
     })
   }
 
-  block(contents) { // → for each edge, the lowest first: how many strings lie above it, and counts of what follows
+  block(contents) { // → for each edge, the lowest first: how many strings lie above it, and what follows those below the next
     let n = 0
-    const counts = new Float64Array(contents.chars.length)
-    return contents.edges.map(() => {
-      n += this.next()
-      for (const [char, count] of this.sparse()) counts[char] += count
-      return { n, counts: counts.slice() }
-    }).reverse()
+    return contents.edges.map(() => ({ n: n += this.next(), next: this.sparse() })).reverse()
   }
 }
 
 export function decode(bytes, contents, text) { // → all that is known of a prompt
   const numbers = new Numbers(bytes), blocks = contents.tuned.thresholds.length
   return {
-    model: Float64Array.from(numbers.take(contents.chars.length), n => n / 65535),
+    tokens: numbers.take(contents.length),
+    model: numbers.probabilities(contents),
     own: numbers.sparse(),
     above: Array.from({ length: blocks }, () => numbers.block(contents)),
     lists: Array.from({ length: blocks }, () => numbers.list(contents, text)),
@@ -65,16 +63,38 @@ export function decode(bytes, contents, text) { // → all that is known of a pr
   }
 }
 
+// The text in tokens, from number 0 on: where each begins, and which it is. Behind the last one all begin at the end.
+export function inTokens(whole, contents, bytes = null) { // bytes: that tell of the tokens, where they are not characters
+  if (!bytes) return { whole, begin: i => Math.min(i, whole.length), token: i => contents.chars.indexOf(whole[i]) }
+  const told = Uint32Array.from(varints(bytes)), n = told.length / 2, begins = new Uint32Array(n + 1)
+  for (let i = 0; i < n; i++) begins[i + 1] = begins[i] + told[2 * i + 1]
+  return { whole, begin: i => begins[Math.min(i, n)], token: i => i < n ? told[2 * i] : -1 }
+}
+
+async function openText(folder, contents) {
+  const bytes = async name => new Uint8Array(await unpacked(await fetch(`${folder}/${name}`)))
+  const whole = new TextDecoder('utf-8', { ignoreBOM: true }).decode(await bytes('text.bin'))
+  return inTokens(whole, contents, contents.split ? await bytes('tokens.bin') : null)
+}
+
+export async function says(folder, contents, text) { // a server → how many tokens a text has, and what comes next
+  const numbers = new Numbers(new Uint8Array(await unpacked(
+    await fetch(`${folder}/says.bin?prompt=${encodeURIComponent(text)}`))))
+  return { n: numbers.next(), p: numbers.probabilities(contents) }
+}
+
+const MOST = 20 // answers of a server that are kept
+
 export async function open(folder) { // → contents, and a function that reads a prompt
   const response = await fetch(`${folder}/contents.json`)
   if (!response.ok) throw new Error('the data of this page is missing; `make play` writes it')
-  const contents = await response.json()
-  const text = new TextDecoder().decode(await unpacked(await fetch(`${folder}/text.bin`)))
+  const contents = await response.json(), text = await openText(folder, contents)
   const kept = new Map(), asked = prompt => `ask.bin?prompt=${encodeURIComponent(prompt.text)}`
   async function read(prompt) { // one of the contents' from its file; any, if there is a server that can be asked
     if (!kept.has(prompt.text)) {
       const name = contents.ask ? asked(prompt) : `${contents.prompts.indexOf(prompt)}.bin`
       const response = await fetch(`${folder}/${name}`)
+      if (contents.ask && kept.size >= MOST) kept.delete(kept.keys().next().value)
       kept.set(prompt.text, decode(new Uint8Array(await unpacked(response)), contents, text))
     }
     return kept.get(prompt.text)

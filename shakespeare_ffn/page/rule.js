@@ -15,21 +15,22 @@ export function hellinger(p, q) {
 }
 
 function added(counts, pairs, weight = 1) {
-  for (const [char, count] of pairs) counts[char] += count * weight
+  for (const [token, count] of pairs) counts[token] += count * weight
   return counts
 }
 
 // What a block counts above a threshold: the nearest edge from below, as the page's sliders have it.
 export function counted(prompt, contents, block, threshold, withItself) {
   const at = contents.edges.findIndex(edge => edge > threshold - 1e-9)
-  const { n, counts } = prompt.above[block][at < 0 ? contents.edges.length - 1 : at]
-  return withItself ? { n: n + 1, counts: added(counts.slice(), prompt.own) } : { n, counts }
+  const bins = prompt.above[block].slice(at < 0 ? -1 : at), counts = zeros(contents.signs.length)
+  for (const { next } of bins) added(counts, next)
+  return withItself ? { n: bins[0].n + 1, counts: added(counts, prompt.own) } : { n: bins[0].n, counts }
 }
 
 // { thresholds, weights } → what is predicted, and for each block what it says, how many strings it has, its share
 export function byThresholds(prompt, contents, rule, withItself) {
   const blocks = rule.thresholds.map((t, b) => counted(prompt, contents, b, t, withItself))
-  const total = zeros(contents.chars.length)
+  const total = zeros(contents.signs.length)
   blocks.forEach(({ counts }, b) => counts.forEach((v, i) => { total[i] += v * rule.weights[b] }))
   const all = sum(total)
   return {
@@ -49,14 +50,14 @@ export function byNearest(prompt, contents, rule, withItself) {
     const others = prompt.votes[v].slice(0, rule.k - (withItself ? 1 : 0))
     const list = withItself ? [itself, ...others] : others
     const weights = list.map(s => Math.exp(vote.beta * (s.cosine - list[0].cosine)))
-    const counts = zeros(contents.chars.length)
+    const counts = zeros(contents.signs.length)
     list.forEach((s, i) => added(counts, s.next, weights[i]))
     const says = normalised(normalised(counts).map(p => p ** vote.power))
     return { block: vote.block, n: list.length, says, share: vote.share, list: others }
   })
   const shares = normalised(blocks.map(b => sum(b.says) > 0 ? b.share : 0))
-  const says = zeros(contents.chars.length)
-  blocks.forEach((b, i) => { b.share = shares[i]; b.says.forEach((p, c) => { says[c] += p * shares[i] }) })
+  const says = zeros(contents.signs.length)
+  blocks.forEach((b, i) => { b.share = shares[i]; b.says.forEach((p, t) => { says[t] += p * shares[i] }) })
   const empty = sum(shares) === 0
   return { empty, says: empty ? Float64Array.from(contents.unigram) : says, blocks }
 }

@@ -1,8 +1,10 @@
 // What the parts of the page are made of.
 export const $ = id => document.getElementById(id)
-const SIGNS = { '\n': '⏎', ' ': '␣' }
-export const shown = s => s.replace(/\n/g, '⏎')                       // in a string
-export const sign = char => SIGNS[char] ?? char                        // alone
+const SIGNS = { '\n': '↵', '\t': '⇥' }
+const hex = char => char.codePointAt().toString(16).toUpperCase().padStart(4, '0')
+// a text in one line; what has no picture of its own has a sign, as in core.py
+export const shown = s => s.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, char =>
+  SIGNS[char] ?? (char < ' ' ? String.fromCharCode(0x2400 + char.charCodeAt()) : `⟨U+${hex(char)}⟩`))
 export const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes)) {
@@ -12,7 +14,17 @@ export const make = (tag, attributes = {}, ...children) => {
   element.append(...children)
   return element
 }
-export const likeliest = (p, n) => [...p.keys()].sort((a, b) => p[b] - p[a]).slice(0, n)
+export function likeliest(p, n) { // → numbers of the n largest, the largest first
+  const best = []
+  for (let i = 0; i < p.length; i++) {
+    if (best.length === n && !(p[i] > p[best[n - 1]])) continue
+    if (best.length === n) best.pop()
+    let at = best.length
+    while (at && p[i] > p[best[at - 1]]) at--
+    best.splice(at, 0, i)
+  }
+  return best
+}
 
 export function bar(kind, who, value) {
   const percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`

@@ -1,41 +1,71 @@
 // Text of one's own: the model says what comes next, after every key, and writes on if it is asked to.
 import { load } from './model.js'
-import { $, bar, likeliest, make, sign } from './show.js'
+import { $, bar, likeliest, make } from './show.js'
 
-let model = null, writing = 0 // the timer of the next character, 0 if it does not write
+let contents      // of the page
+let says = null   // a text → { p, note }: what comes next, and what there is to say of the text; a promise, or an error
+let writing = 0   // the timer of the next character, 0 if it does not write
+let asks = 0      // how often it has been asked: an answer that comes after a later question is not shown
 
 const say = message => { $('typing-message').textContent = message }
 
-function unknown(text) { // → the first character that the model has not seen, or ''
-  return Array.from(text).find(char => !model.chars.includes(char)) ?? ''
-}
+// ---- The model in this page ----------------------------------------------------------------------------------
 
 // Where what it reads begins. It sees no more than its context; were this to move with every character, all would
 // have to be read again each time. So it moves in steps of half a context.
-function start(length) {
-  const step = model.context / 2
-  return Math.max(0, Math.ceil((length - model.context) / step) * step)
+function start(length, context) {
+  const step = context / 2
+  return Math.max(0, Math.ceil((length - context) / step) * step)
 }
 
-function probabilities() { // of what comes after the text; null if there is nothing to say
-  const text = $('typed').value, wrong = unknown(text), from = start(text.length)
-  if (wrong) say(`The model has never seen ‘${wrong}’. It knows A to Z, a to z, spaces, new lines and some signs.`)
-  else if (text) say(from ? `It sees the last ${text.length - from} characters.` : '')
-  else say('Type something.')
-  return wrong || !text ? null : model.next(model.tokens(text.slice(from)))
+const inPage = model => text => {
+  const wrong = Array.from(text).find(char => !model.chars.includes(char)), from = start(text.length, model.context)
+  if (wrong) throw new Error(`The model has never seen ‘${wrong}’. It knows A to Z, a to z, spaces, new lines and some signs.`)
+  return { p: model.next(model.tokens(text.slice(from))), note: from ? `It sees the last ${text.length - from} characters.` : '' }
 }
 
-function draw() {
-  const p = probabilities()
+async function begin() {
+  $('load-model').disabled = true
+  $('loading').hidden = false
+  say('')
+  try { says = inPage(await load('data/model.safetensors', share => { if (share) $('loading').value = share })) }
+  catch (e) {
+    say(`${e.message} Try again.`)
+    $('load-model').disabled = false
+    return
+  }
+  finally { $('loading').hidden = true }
+  show('ROMEO:\nWhat l')
+  $('typed').focus({ preventScroll: true })
+}
+
+// ---- The model of a server -----------------------------------------------------------------------------------
+
+const ofServer = ask => async text => {
+  const { n, p } = await ask(text), { kind, context } = contents
+  return { p, note: n > context ? `It sees the last ${context} ${kind}.` : '' }
+}
+
+// ---- What is shown -------------------------------------------------------------------------------------------
+
+async function draw() { // → what comes next; null if there is nothing to say, undefined if nobody waits for it any more
+  const asking = ++asks, text = $('typed').value
+  let said = { p: null, note: 'Type something.' }
+  if (text) {
+    try { said = await says(text) } catch (e) { said = { p: null, note: e.message } }
+  }
+  if (asking !== asks) return
+  say(said.note)
+  const { p } = said
   $('typed-bars').tBodies[0].replaceChildren(...(p ? likeliest(p, 8) : []).map(i => make('tr', {},
-    make('th', { scope: 'row', class: 'char' }, sign(model.chars[i])), make('td', {}, bar('model', 'the model', p[i])))))
+    make('th', { scope: 'row', class: 'char' }, contents.signs[i]), make('td', {}, bar('model', 'the model', p[i])))))
   return p
 }
 
 function drawn(p) { // a character by its probability
   let left = Math.random()
   const i = p.findIndex(share => (left -= share) < 0)
-  return model.chars[i < 0 ? likeliest(p, 1)[0] : i]
+  return contents.chars[i < 0 ? likeliest(p, 1)[0] : i]
 }
 
 function stop() {
@@ -45,40 +75,36 @@ function stop() {
   $('write').textContent = 'Let it write on'
 }
 
-function writeOn() {
-  const p = draw(), typed = $('typed')
-  if (!p) return stop()
+async function writeOn() {
+  const p = await draw(), typed = $('typed')
+  if (p === null) return stop()
+  if (!p || !writing) return
   typed.value += drawn(p)
   typed.scrollTop = typed.scrollHeight
   writing = setTimeout(writeOn, 60)
 }
 
-async function begin(url) {
-  $('load-model').disabled = true
-  $('loading').hidden = false
-  say('')
-  try { model = await load(url, share => { if (share) $('loading').value = share }) }
-  catch (e) {
-    say(`${e.message} Try again.`)
-    $('load-model').disabled = false
-    return
-  }
-  finally { $('loading').hidden = true }
+function show(text) { // to begin with
   $('load-model').hidden = true
   $('typing-inside').hidden = false
-  $('typed').value = 'ROMEO:\nWhat l'
-  $('typed').focus({ preventScroll: true })
+  $('typed').value = text
   draw()
 }
 
-export function offerTyping(url, find) { // url: of the weights; find: told the text whose strings are wanted
+export function offerTyping(of, ask, find) { // ask: a server, if there is one; find: told the text whose strings are wanted
+  contents = of
   $('find').addEventListener('click', () => find($('typed').value))
-  $('load-model').addEventListener('click', () => begin(url))
+  $('load-model').addEventListener('click', begin)
   $('typed').addEventListener('input', () => { stop(); draw() })
+  $('write').hidden = contents.kind !== 'characters' // a token may be a part of a character
   $('write').addEventListener('click', () => {
     if (writing) return stop()
     $('write').setAttribute('aria-pressed', 'true')
     $('write').textContent = 'Stop'
-    writeOn()
+    writing = setTimeout(writeOn)
   })
+  if (!ask) return
+  says = ofServer(ask)
+  $('about-typing').textContent = `The model says which ${contents.kind.slice(0, -1)} comes next, after every key.`
+  show(contents.about ? contents.prompts[0].text : 'ROMEO:\nWhat l')
 }
