@@ -284,6 +284,25 @@ def test_what_makes_no_sense_is_as_usual(view):
     for at in '#p=nobody', '#p=57&k=-3&beta=x+y&share=9+9&block=77', '#p=57&rule=%00&t=1', '#%%%':
         assert distance(view(at)) == usual
 
+@pytest.mark.parametrize('width, scheme', [(390, 'dark'), (760, 'light')])
+def test_within_another_page(view, site, width, scheme):
+    "answer and sliders alone, as tall as they are, light or dark as the page around"
+    frame = '<iframe src="index.html?heart" width="100%">'
+    around = f'<body class="quarto-{scheme}"><main id="main"></main>{frame}'
+    (site[0]/'around.html').write_text(around, encoding='utf-8')
+    page = view('/../around.html', viewport=dict(width=width, height=900))
+    within = page.frames[1]
+    within.wait_for_selector('#main:not([aria-busy])')
+    assert within.text_content('#prompt') == 'And only l' and not within.locator('#strings').is_visible()
+    before, dark = distance(within), "getComputedStyle(document.body).backgroundColor === 'rgb(27, 27, 29)'"
+    move(within, 'strings', 10)
+    assert distance(within) != before and within.evaluate(dark) == (scheme == 'dark')
+    assert within.get_attribute('#all', 'href').endswith('k=10')
+    page.evaluate("document.body.className = 'quarto-light'")
+    within.wait_for_function(f'!({dark})')
+    within.wait_for_function('Math.abs(innerHeight - document.body.offsetHeight) < 2')
+    assert within.evaluate('document.documentElement.scrollWidth') <= width
+
 def test_without_a_network_once_it_has_loaded(view):
     page = view()
     loaded = 'performance.getEntriesByType("resource").filter(r => r.name.endsWith(".bin")).length'

@@ -16,10 +16,11 @@ from docs import docs
 docs([])
 """
 
-def build(copy: Path, *first) -> Path: # first: folders that stand first on the PATH
-    "Make a copy of the project, and its site there; the copy"
-    left_out = '.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '__pycache__'
+def build(copy: Path, *first, play=False) -> Path: # first: folders that stand first on the PATH
+    "Make a copy of the project, and its site there, as if there were data to play with or not; the copy"
+    left_out = '.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '_play', '__pycache__'
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
+    if play: (copy/'_play'/'data').mkdir(parents=True)
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env['PATH'] = os.pathsep.join([*map(str, first), env['PATH']])
     process = python(MAKE, copy, env=env)
@@ -35,7 +36,7 @@ def site(tmp_path_factory):
     quarto.parent.mkdir()
     quarto.write_text('#!/bin/sh\nmkdir -p _docs\n', encoding='utf-8')
     quarto.chmod(0o755)
-    return build(folder/'project', quarto.parent)/'_proc'
+    return build(folder/'project', quarto.parent, play=True)/'_proc'
 
 def test_without_quarto_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setenv('PATH', '')
@@ -121,6 +122,12 @@ def test_folds_do_not_pile_up(site):
     for path in site.rglob('*.ipynb'):
         folds = [fold_of(c) for c in nbformat.read(path, as_version=4).cells]
         assert not any(a and a == b for a, b in zip(folds, folds[1:])), path.name
+
+def test_the_article_has_the_page_to_play_with_in_it(site):
+    cells = nbformat.read(site/'blog'/'beyond_self_attention.ipynb', as_version=4).cells
+    before, after = prose(nbformat.from_dict(dict(cells=cells))).split('<iframe id="heart"')
+    assert 'src="../play/index.html?heart"' in after and (site/'play'/'index.html').is_file()
+    assert '\n## ' not in before # it stands at the top
 
 def test_a_class_is_called_one(site):
     for path in site.glob('[0-9]*.ipynb'):

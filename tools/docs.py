@@ -17,6 +17,12 @@ SITE = ROOT/'_docs'
 TEST = re.compile(r'^\s*((for|with|except)\b.*: )?(test_\w+\(|assert\b|with expect_fail)', re.M)
 COLAB = re.compile(r'\n*\[Run this page in Colab\]\(([^)]*)\)[^\n]*')
 LEAD = '#| lead: true\n'
+# Where the page to play with is shown within the article, if its data is there.
+HEART = '<div id="heart"></div>'
+PLAY = """```{=html}
+<iframe id="heart" src="../play/index.html?heart" loading="lazy"
+  title="A prompt, sliders, and two predictions: what the model says and what is counted"></iframe>
+```"""
 
 # An article has a narrow column and a wide margin for notes, and hides its code until a switch is turned.
 ARTICLE = {'date': 'last-modified', 'citation': True,
@@ -124,12 +130,13 @@ def prepare(path: Path):
     "Make a page of what nbdev has made of a notebook."
     nb, root = nbformat.read(path, 4), '../'*(len(path.relative_to(PAGES).parts)-1)
     nb.cells[0].source = completed(nb.cells, path.parent.name == 'blog')
+    heart = PLAY if (PAGES/'play'/'data').is_dir() else ''
     opening = next(i for i, cell in enumerate(nb.cells) if cell.cell_type == 'code')
     nb.cells[opening:opening] = lead(nb.cells)
     classes = {}
     for cell in nb.cells: classes |= classes_of(cell.source)
     for cell in nb.cells:
-        cell.source = in_pages(cell.source.replace(LEAD, ''), root)
+        cell.source = in_pages(cell.source.replace(LEAD, '').replace(HEART, heart), root)
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
             for output in cell.outputs: prepare_output(output, root, classes)

@@ -12,6 +12,7 @@ let state                // what the address says: see `fresh`
 let nearby = null        // what finds the strings of any prompt, once the compact index is there
 let waits = null         // the prompt that waits for it
 let frame = 0            // of the next drawing
+const isHeart = new URLSearchParams(location.search).has('heart') // shown within another page: answer and sliders
 
 // ---- What is shown -------------------------------------------------------------------------------------------
 
@@ -75,7 +76,11 @@ function asked(text) { // → a prompt of the reader's own; null if it must wait
   return null
 }
 
-function remember(how = 'replaceState') { if (address() !== location.hash) history[how](null, '', address()) }
+function remember(how = 'replaceState') {
+  if (address() === location.hash) return
+  history[isHeart ? 'replaceState' : how](null, '', address()) // the page around it has a history of its own
+  $('all').href = `./${address()}`
+}
 
 // ---- Drawing -------------------------------------------------------------------------------------------------
 
@@ -416,11 +421,26 @@ function introduce({ model, text }) { // another model than the package's
     make('strong', {}, 'Move the sliders until both agree.'))
 }
 
+function fit() { // into the page around: its height, and its light or dark
+  const around = frameElement?.ownerDocument.body // none if that is another site's
+  document.documentElement.classList.add('heart')
+  if (!around) return
+  const dress = () => {
+    for (const scheme of ['light', 'dark'])
+      document.documentElement.classList.toggle(scheme, around.classList.contains(`quarto-${scheme}`))
+    if (contents) redraw()
+  }
+  new MutationObserver(dress).observe(around, { attributeFilter: ['class'] })
+  new ResizeObserver(() => { frameElement.style.height = `${document.body.offsetHeight}px` }).observe(document.body)
+  dress()
+}
+
+if (isHeart) fit()
 try {
   ({ contents, text, read } = await open('data'))
   const { ask, kind, prompts: { length } } = contents
   unit = kind.slice(0, -1)
-  document.body.className = kind
+  document.body.classList.add(kind)
   if (contents.about) introduce(contents.about)
   if (ask) $('computed').textContent = 'What you move is computed in your browser, from what a server has counted, and is exact.'
   document.querySelector('#bars caption').textContent = `The likeliest next ${kind}`
@@ -436,7 +456,7 @@ try {
   await show(fromAddress(location.hash))
   offer()
   $('message').hidden = true
-  if (!contents.ask) setTimeout(fetchTheRest, 1000)
+  if (!contents.ask && !isHeart) setTimeout(fetchTheRest, 1000)
 } catch (e) {
   $('message').textContent = e.message
   $('main').removeAttribute('aria-busy')
