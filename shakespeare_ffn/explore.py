@@ -229,7 +229,7 @@ class Busy(Exception):
 class Desk:
     "Answers prompts, those that wait together; the answers are futures."
     def __init__(self, tell,             # prompts → an answer to each
-                 most=64, at_once=32, remembered=1000):
+                 most=64, at_once=32, remembered=200): # how many wait, go together, and are kept
         self.tell, self.at_once, self.remembered = tell, at_once, remembered
         self.waiting, self.answers, self.lock = queue.Queue(most), OrderedDict(), threading.Lock()
         threading.Thread(target=self.work, daemon=True).start()
