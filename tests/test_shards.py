@@ -1,0 +1,183 @@
+"An index in shards: the same as in one file, whoever builds it, whatever dies, whatever is missing."
+import json, os, shutil, signal, subprocess, sys, time
+from pathlib import Path
+import pytest, torch
+from shakespeare_ffn import shards
+from shakespeare_ffn.core import UserError
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.cosine_sims import threshold_attention
+from shakespeare_ffn.data import load_corpus, prompt_ids
+from shakespeare_ffn.explain import explain, main, run_calibrate, run_explain
+from shakespeare_ffn.model import Config, Transformer, load_model, save_model
+from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, nearest_file
+from shakespeare_ffn.shards import build_shards, open_shards
+from shakespeare_ffn.similar_space import Approximation, approximation_file
+from shakespeare_ffn.text_analysis import next_counts
+from forked import ranks
+
+SIZE = 1024 # strings of a shard, two chunks
+
+@pytest.fixture(autouse=True)
+def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory, corpus):
+    "A piece of the corpus, and a small model of it"
+    folder = tmp_path_factory.mktemp('small')
+    (folder/'piece.txt').write_text(corpus.text[:8000], encoding='utf-8', newline='')
+    piece = load_corpus(folder/'piece.txt')
+    torch.manual_seed(0)
+    small = Transformer(Config(len(piece.tokenizer), n_layer=2, n_embed=32, n_head=2))
+    save_model(small, folder/'weights.safetensors', dict(corpus_sha256=piece.sha256), piece.tokenizer.chars)
+    return folder/'piece.txt', folder/'weights.safetensors'
+
+@pytest.fixture(scope='module')
+def piece(files): return load_corpus(files[0])
+
+@pytest.fixture(scope='module')
+def model(files): return load_model(files[1])
+
+START = f'''
+import os, signal, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+from shakespeare_ffn import corpus_keys, shards
+from shakespeare_ffn.core import command
+from shakespeare_ffn.data import load_corpus
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.shards import build_shards, joined, open_shards
+corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
+def together(do):
+    def run(argv):
+        with joined(): return do()
+    command('test', run)
+def build(): return build_shards(corpus, model, size={SIZE}, quiet=True)
+'''
+
+BUILD = START + 'together(build)'
+
+# after so many chunks a process ends, without a word
+KILLED = START + '''
+compute, left = corpus_keys._Build.compute_chunk, int(sys.argv[3])
+def compute_chunk(self, i):
+    global left
+    if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return compute(self, i)
+corpus_keys._Build.compute_chunk = compute_chunk
+together(build)
+'''
+
+# one dies, the others would go on for ever
+LINGER = KILLED.replace('    if left == 0:', '''    if left < 0:
+        time.sleep(.2)
+        self.done = i
+        return 0
+    if left == 0:''').replace('import os,', 'import time, os,')
+
+def start_all(start, code, world, *args, caches=None, own=None):
+    "Processes that compute together, on one disk or several; `own`: of each, a last argument"
+    envs = [env | dict(SHAKESPEARE_FFN_CACHE=str(caches[i % len(caches)])) if caches else env
+            for i, env in enumerate(ranks(world))]
+    return [start(code, *args, *([own[i]] if own else []), env=env) for i, env in enumerate(envs)]
+
+def ended(processes, seconds=100):
+    "How each ended, and what it said on standard error"
+    said = [p.communicate(timeout=seconds)[1] for p in processes]
+    return [p.returncode for p in processes], said
+
+def folder_of(piece, model) -> Path:
+    return shards.shards_path(shards._wanted(piece, model, 10)[0])
+
+def check_same(piece, model, single):
+    "The shards that are there are the index in one file, bit for bit"
+    index, n = open_shards(piece, model), 0
+    for shard in index.shards:
+        rows = torch.from_numpy(single.row_of[single.strings.ids[shard.strings.first[shard.ids]]])
+        assert torch.equal(shard.keys.view(torch.int16), single.keys[:, rows].view(torch.int16))
+        values = next_counts(single.strings, len(piece.tokenizer))[single.ids][rows]
+        assert torch.equal(shard.values.to_dense().int(), values.to_dense().int())
+        shard.verify()
+        n += len(shard)
+    assert n == len(single)
+    return index
+
+@pytest.fixture(scope='module')
+def single(piece, model, tmp_path_factory):
+    "The index in one file, in a cache of its own"
+    before, threads = os.environ['SHAKESPEARE_FFN_CACHE'], torch.get_num_threads()
+    scale, os.environ['SHAKESPEARE_FFN_SCALE'] = os.environ['SHAKESPEARE_FFN_SCALE'], 'full'
+    os.environ['SHAKESPEARE_FFN_CACHE'] = str(tmp_path_factory.mktemp('single'))
+    torch.set_num_threads(1)
+    try: return corpus_index(piece, model, quiet=True)
+    finally:
+        os.environ.update(SHAKESPEARE_FFN_CACHE=before, SHAKESPEARE_FFN_SCALE=scale)
+        torch.set_num_threads(threads)
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_processes_build_what_one_builds(new_cache, start, files, piece, model, single, world):
+    codes, said = ended(start_all(start, BUILD, world, *files))
+    assert codes == [0]*world, said
+    index = check_same(piece, model, single)
+    assert len(index.shards) == -(-len(single)//SIZE) > 3
+
+def copied(caches, target):
+    "All that some disks hold, on one"
+    for cache in caches: shutil.copytree(cache/'keys', target/'keys', dirs_exist_ok=True)
+
+@pytest.fixture
+def disks(tmp_path): # one for each of three processes
+    found = [tmp_path/f'disk{i}' for i in range(3)]
+    for disk in found: disk.mkdir()
+    return found
+
+def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, disks):
+    codes, said = ended(start_all(start, BUILD, 2, *files, caches=disks))
+    assert codes == [0, 0], said
+    built = [sorted(p.name for p in disk.glob('keys/*-shards/*/')) for disk in disks[:2]]
+    assert built[0] and built[1] and not set(built[0]) & set(built[1])
+    copied(disks[:2], new_cache)
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+@pytest.mark.parametrize('first, then', [(2, 1), (2, 3), (3, 2)])
+def test_a_build_is_taken_up_by_another_number(new_cache, start, files, piece, model, single, first, then):
+    codes, said = ended(start_all(start, KILLED, first, *files, own=[3]*first))
+    assert -signal.SIGKILL in codes, said
+    found = shards.shards_seen(folder_of(piece, model))[1]
+    assert 0 < sum(min(n, 2) for n in found.values()) < len(single)/512 # chunks; some shards are half-built
+    whole = {p: p.stat().st_mtime_ns for p in folder_of(piece, model).glob('*/manifest.json')}
+    codes, said = ended(start_all(start, KILLED, then, *files, own=[99]*then))
+    assert codes == [0]*then, said
+    assert all(p.stat().st_mtime_ns == changed for p, changed in whole.items())
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+def test_finished_chunks_are_not_computed_again(new_cache, start, files, piece, model, single):
+    codes, _ = ended(start_all(start, KILLED, 1, *files, own=[5]))
+    assert codes == [-signal.SIGKILL]
+    left = -(-len(single)//512) - 5
+    # whoever has one chunk fewer to compute than are left is killed, whoever has as many is not
+    for n, ends in (left-1, -signal.SIGKILL), (1, 0):
+        codes, said = ended(start_all(start, KILLED, 1, *files, own=[n]))
+        assert codes == [ends], said
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+def test_local_disks_are_taken_up_by_another_number(new_cache, start, files, piece, model, single, disks):
+    ended(start_all(start, KILLED, 2, *files, caches=disks, own=[3, 3]))
+    codes, said = ended(start_all(start, BUILD, 3, *files, caches=disks))
+    assert codes == [0]*3, said
+    copied(disks, new_cache)
+    shutil.rmtree(new_cache/'keys'/'x', ignore_errors=True)
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+@pytest.mark.parametrize('dies', [0, 1])
+def test_when_one_dies_the_others_end(new_cache, start, files, dies):
+    processes = start_all(start, LINGER, 3, *files, own=[1 if i == dies else -1 for i in range(3)])
+    assert processes[dies].wait(100) == -signal.SIGKILL
+    died = time.monotonic()
+    codes, said = ended(p for i, p in enumerate(processes) if i != dies)
+    assert time.monotonic() - died < 10
+    assert all(s.startswith(f'test: process {dies} of 3 ended') and s.count('\n') == 1 for s in said), said
