@@ -634,8 +634,8 @@ def remove_damaged(path: Path, identity: dict, why, quiet=False):
     "Remove an index that is damaged; a `UserError` if it is whole, or another's."
     if not path.exists(): return
     manifest, file = read_json(path/'manifest.json'), path/'keys.bfloat16'
-    names = 'corpus_sha256', 'weights_sha256', 'length', 'scale', 'arithmetic', 'shard'
-    if any(manifest.get(name, identity.get(name)) != identity.get(name) for name in names):
+    names = 'corpus_sha256', 'weights_sha256', 'length', 'scale', 'arithmetic'
+    if any(manifest.get(name, identity[name]) != identity[name] for name in names):
         raise UserError(f'{path} belongs to another index ({why}); move it away, or remove it')
     if _has_size(file, identity['shape']) and _file_hash(file) == manifest.get('sha256'):
         raise UserError(f'{path} is whole, and yet {why}; move it away, or remove it')

@@ -11,7 +11,7 @@ __all__ = ['NOTHING_PASSES', 'in_line', 'SimilarString', 'BlockExplanation', 'Ex
 
 # %% ../nbs/08_explain.ipynb #c003
 import argparse, functools, hashlib, json, os, re, shutil, time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from html import escape
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 

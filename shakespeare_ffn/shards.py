@@ -281,12 +281,13 @@ def _build_shard(work: _Work, i: int, step):
     path, identity = work.path(i), work.identity(i)
     with locked(path, quiet=True):
         try: return Shard(path, identity, work.corpus, work.model)
-        except BadIndex as e: why = e
-        found = work.strings.between(*work.ends(i), work.sizes)
-        if not (path/'manifest.json').exists() or (path/'strings.kept').exists():
-            remove_damaged(path, identity, why)
-            some = SomeStrings(work.corpus, found.first, identity['length'])
-            build(path, identity, some, work.model, quiet=True, step=step)
+        except BadIndex: found = work.strings.between(*work.ends(i), work.sizes)
+        try: # a process may have died between the two files
+            if path.exists(): _keep_strings(path, found)
+            return Shard(path, identity, work.corpus, work.model)
+        except BadIndex as e: remove_damaged(path, identity, e, quiet=True)
+        some = SomeStrings(work.corpus, found.first, identity['length'])
+        build(path, identity, some, work.model, quiet=True, step=step)
         _keep_strings(path, found)
 
 # %% ../nbs/06a_shards.ipynb #s041
@@ -304,6 +305,15 @@ def _plan(corpus, model, length: int, arithmetic, size: int, peers: Peers) -> _W
     whole = identity(corpus, model, length, arithmetic, int(sizes.sum())) | dict(scale='full')
     return _Work(corpus, model, whole, size, strings, sizes)
 
+# %% ../nbs/06a_shards.ipynb #s041b
+def _check_build(path: Path, identity: dict):
+    "A `UserError` if a shard is of another build."
+    manifest = read_json(path/'manifest.json')
+    for name, expected in identity.items():
+        if (found := manifest.get(name, expected)) != expected:
+            raise UserError(f'{path} belongs to another build: its {name} is {found}, not {expected}; '
+                            'move it away, or remove it')
+
 def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     "The shards that this process is to build, once there is room for them."
     folder = shards_path(work.whole)
@@ -313,7 +323,9 @@ def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     takes = share_out(seen, work.n_shards)
     mine = [i for i, rank in enumerate(takes) if rank == peers.rank]
     new = [math.prod(work.identity(i)['shape'])*2 for i in mine if not seen[peers.rank].get(i)]
-    with peers.agreed(): check_room(folder, sum(new))
+    with peers.agreed():
+        for i in mine: _check_build(work.path(i), work.identity(i))
+        check_room(folder, sum(new))
     return mine
 
 # %% ../nbs/06a_shards.ipynb #s043
