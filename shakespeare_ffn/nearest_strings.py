@@ -163,12 +163,23 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     return Nearest(rows, cosines)
 
 # %% ../nbs/07c_nearest_strings.ipynb #s025
-def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_queries, k) rows and cosines
-    "The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity."
-    if len(keys) > k: rows = nearest_keys(queries, keys, k, exclude, progress).rows.sort(dim=1)[0]
-    else: rows = torch.arange(len(keys)).expand(len(queries), -1)
-    q = torch.arange(len(queries)).repeat_interleave(rows.shape[1])
-    cosines = pair_cosines(queries, keys, q, rows.flatten()).view(rows.shape)
+def _share_nearest(queries, keys, k: int, exclude, progress,
+                   least=None) -> tuple: # (n_queries, k) rows and cosines
+    """The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity.
+
+    So may have what is below `least`, a cosine for each query."""
+    if len(keys) > k:
+        rows, rough = nearest_keys(queries, keys, k, exclude, progress)
+        rows, order = rows.sort(dim=1)
+        rough = rough.gather(1, order)
+    else:
+        rows = torch.arange(len(keys)).repeat(len(queries), 1)
+        rough = torch.ones(rows.shape)
+    cosines = torch.full(rows.shape, -torch.inf, dtype=torch.float64)
+    if least is None: least = cosines.new_full([len(queries)], -torch.inf)
+    near = rough >= least[:, None] - 2*error_bound(keys.shape[1])
+    q = near.nonzero()[:, 0]
+    if len(q): cosines[near] = pair_cosines(queries, keys, q, rows[near])
     cosines = cosines.masked_fill(rows == exclude[:, None], -torch.inf)
     missing = 0, k - rows.shape[1]
     return F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf)
@@ -343,11 +354,11 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
     k = min(k, len(index) - int((exclude >= 0).any()))
     minus = index.mean_key(self.block) if self.centred else None
     if self.centred: queries = queries.float() - minus
-    def search(shard, check):
+    def search(shard, check, least):
         keys, begin = shard.keys[self.block], shard.begin
         if self.centred: keys = keys.float() - minus
         mine = exclude.where((exclude >= begin) & (exclude < begin+len(shard)), begin-1) - begin
-        return _share_nearest(queries, keys, k, mine, check)
+        return _share_nearest(queries, keys, k, mine, check, least)
     return Nearest(*index.best(search, queries.shape[0], k))
 
 @patch

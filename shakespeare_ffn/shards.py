@@ -497,11 +497,12 @@ def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_querie
     rows, cosines = (torch.cat(x, 1) for x in zip(*found))
     rows, order = rows.sort(dim=1)
     cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return rows.gather(1, order)[:, :k], cosines[:, :k]
+    return rows.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous()
 
 @patch
 def best(self: ShardedIndex,
-         search,     # a function of a shard and a function to call meanwhile: rows, cosines (n_queries, n) each
+         search,     # a function of a shard, of what to call meanwhile, and of cosines (n_queries,) below which
+                     # nothing counts; it gives rows and cosines, (n_queries, n) each
          n_queries: int,
          k=None,     # how many rows; None: all that are found
         ) -> tuple:  # rows (n_queries, n) int64, cosines float64
@@ -509,7 +510,9 @@ def best(self: ShardedIndex,
     found = [(torch.empty(n_queries, 0, dtype=torch.long), torch.empty(n_queries, 0, dtype=torch.float64))]
     with self.peers.watched() as check:
         for shard in self.shards:
-            rows, cosines = search(shard, check)
+            known = found[-1][1]
+            least = known[:, -1] if known.shape[1] == k else known.new_full([n_queries], -torch.inf)
+            rows, cosines = search(shard, check, least)
             found = [_best([*found, (rows+shard.begin, cosines)], k)]
     return _best(self.peers.gather(found[0]), k)
 

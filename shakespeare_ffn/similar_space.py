@@ -209,7 +209,7 @@ def evidence_in(self: Approximation, index: KeyIndex | ShardedIndex, query, excl
     "`evidence` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.evidence(query, index.keys, exclude, device)
     def of(block, threshold):
-        def search(shard, check):
+        def search(shard, check, least):
             check()
             found = similar(query[block], shard.keys[block], threshold, exclude - shard.begin, device)
             return [x[None] for x in found]

@@ -1,5 +1,6 @@
 "An index in shards: the same as in one file, whoever builds it, whatever dies, whatever is missing."
 import json, os, shutil, signal, subprocess, sys, time
+from dataclasses import asdict
 from pathlib import Path
 import pytest, torch
 from shakespeare_ffn import shards
@@ -7,11 +8,12 @@ from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
-from shakespeare_ffn.explain import explain, main, run_calibrate, run_explain
+from shakespeare_ffn.explain import explain, main, run_explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
-from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, nearest_file
+from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
+from shakespeare_ffn.nearest_strings import nearest_approximation
 from shakespeare_ffn.shards import build_shards, open_shards
-from shakespeare_ffn.similar_space import Approximation, approximation_file
+from shakespeare_ffn.similar_space import Approximation, calibrate, tuned_approximation
 from shakespeare_ffn.text_analysis import next_counts
 from forked import ranks
 
@@ -263,8 +265,11 @@ RULES = {'thresholds': Approximation((.6, .9), (1., 2.)),
          'nearest': NearestApproximation(30, (Vote(0, False, 9., 1.1, .4), Vote(1, True, 7., 1., .6)))}
 EXPLAIN = '''
 import sys
-from shakespeare_ffn.explain import main, calibrate_main
-main(sys.argv[1:]) if sys.argv[1] != '--calibrate' else calibrate_main(sys.argv[2:])
+from functools import partial
+from shakespeare_ffn import explain
+explain.calibrate = partial(explain.calibrate, n=100)
+explain.calibrate_nearest = partial(explain.calibrate_nearest, n=20, k=40, betas=(8, 16))
+explain.calibrate_main(sys.argv[2:]) if sys.argv[1] == '--calibrate' else explain.main(sys.argv[1:])
 '''
 
 def close(a, b):
@@ -305,10 +310,12 @@ def test_two_processes_tune_and_explain(built, single, files, piece, model, star
     assert code == 0 and 'nearest' in said and other.strip() == '', error
     code, shown, error, other = together(start, 'to the hou', *options, '--json')
     assert code == 0 and other.strip() == '', error
+    tuned, tuned_nearest = tuned_approximation(model), nearest_approximation(model)
     monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(single.path.parents[1]))
-    assert run_calibrate(options).split('\n')[:2] == said.strip().split('\n')[:2] # by thresholds: exactly
-    for file in approximation_file(model), nearest_file(model): # the same values for both
-        shutil.copy(built.parents[1]/'approximations'/file.name, file)
+    by_thresholds = calibrate(piece, model, single, n=100, progress=False)
+    assert asdict(tuned) == asdict(by_thresholds)
+    nearest = calibrate_nearest(piece, model, single, n=20, k=40, betas=(8, 16), progress=False)
+    assert close(json.loads(json.dumps(asdict(tuned_nearest))), json.loads(json.dumps(asdict(nearest))))
     assert close(json.loads(shown), json.loads(run_explain(['to the hou', *options, '--json'])))
 
 def test_a_missing_shard_is_said_by_the_command(built, files, capsys, piece, model):
