@@ -1,0 +1,124 @@
+"""What do memory and time of an index in shards come to, as the text grows from 1 to 100 million characters?
+
+The texts are sampled from Tiny Shakespeare by its 4-grams, so that nothing is repeated that the
+sampler does not find anew. The model is a small one with random numbers. Two processes build; a build that
+takes longer than MOST seconds is ended, and the table says which share of the strings it had by then."""
+import os, signal, socket, subprocess, sys, tempfile, time
+from pathlib import Path
+import numpy as np, torch
+from shakespeare_ffn.data import load_corpus, rank_windows
+from shakespeare_ffn.model import Config, Transformer, save_model
+from shakespeare_ffn.shards import shards_seen
+from common import anonymous_memory, report, short
+
+ORDER, MILLIONS, WORLD = 4, (1, 10, 100), 2
+MOST = float(os.environ.get('SHARDS_MOST', 240)) # seconds
+HEAD = ['million characters', 'million strings', 'seconds to sort', 'strings a second', 'share built',
+        'MB a process', 'seconds to explain']
+START = '''
+import sys, time, torch
+torch.set_num_threads(1)
+from shakespeare_ffn.data import load_corpus
+from shakespeare_ffn.explain import explain
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.shards import build_shards, joined
+from shakespeare_ffn.nearest_strings import NearestApproximation, Vote
+from shakespeare_ffn import shards
+def say(*what): print(*what, flush=True)
+divide = shards._divide
+def divided(work, peers):
+    found = divide(work, peers)
+    say('sorted', time.monotonic(), work.whole['shape'][1])
+    return found
+shards._divide = divided
+model = load_model(sys.argv[2])
+corpus = load_corpus(sys.argv[1], model.tokenizer)
+with joined():
+    say('loaded', time.monotonic(), 0)
+    build_shards(corpus, model, quiet=True)
+    say('built', time.monotonic(), 0)
+    explain('to the hou', corpus, model, NearestApproximation(1000, (Vote(0, True, 9.),)), quiet=True)
+    say('explained', time.monotonic(), 0)
+'''
+
+def sampled(n: int, n_streams=5000) -> str: # of n characters
+    "Text whose every character follows the ones before it as somewhere in Tiny Shakespeare."
+    corpus, random = load_corpus(), np.random.default_rng(0)
+    tokens = corpus.tokens[:-1]
+    _, state = rank_windows(tokens, ORDER, len(corpus.tokenizer)) # of each place
+    # places grouped by state; the last of all has nothing behind it
+    places = np.argsort(state[:-1], kind='stable')
+    size = np.bincount(state[:-1], minlength=state.max()+1)
+    begin = size.cumsum() - size
+    now, out = random.choice(state[:-1], n_streams), np.empty((n//n_streams, n_streams), np.uint8)
+    for row in out:
+        now = np.where(size[now] > 0, now, state[0])
+        at = places[begin[now] + (random.random(n_streams)*size[now]).astype(int)]
+        row[:], now = tokens[at+ORDER], state[at+1]
+    chars = np.frombuffer(corpus.tokenizer.chars.encode(), np.uint8)
+    return chars[out.T.ravel()].tobytes().decode()
+
+def environments(cache) -> list:
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        port = str(s.getsockname()[1])
+    common = dict(WORLD_SIZE=str(WORLD), MASTER_ADDR='127.0.0.1', MASTER_PORT=port, OMP_NUM_THREADS='1',
+                  SHAKESPEARE_FFN_CACHE=str(cache), SHAKESPEARE_FFN_SCALE='full')
+    return [os.environ | common | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(WORLD)]
+
+def run(text: Path, weights: Path, cache: Path) -> tuple: # what was said and when, bytes a process, seconds
+    "Build and explain by two processes, or as much of it as there is time for."
+    said, start, peak = [cache/f'said{rank}' for rank in range(WORLD)], time.monotonic(), 0
+    command = [sys.executable, '-c', START, text, weights]
+    processes = [subprocess.Popen(command, env=env, stdout=open(file, 'w')) # noqa: SIM115
+                 for env, file in zip(environments(cache), said)]
+    while any(p.poll() is None for p in processes):
+        peak = max(peak, *(anonymous_memory(p.pid) for p in processes))
+        lines = said[0].read_text().splitlines()
+        if any(p.poll() for p in processes) or sum('sorted' in line for line in lines) and \
+                not any('built' in line for line in lines) and time.monotonic()-start > MOST:
+            for p in processes: p.send_signal(signal.SIGKILL)
+        time.sleep(.1)
+    events = {name: (float(at), int(n)) for name, at, n in map(str.split, said[0].read_text().splitlines())}
+    return events, peak, time.monotonic()
+
+def strings_built(cache: Path, n_strings: int) -> int:
+    "How many strings' keys are on the disk."
+    [folder] = (cache/'keys').glob('*-shards')
+    chunks, seen = 0, shards_seen(folder)[1]
+    for i, done in seen.items(): chunks += min(done, 128) # of 512 strings, in a shard
+    return min(n_strings, 512*chunks)
+
+def measure(millions: int, folder: Path, weights: Path) -> list: # a row of the table
+    text, cache = folder/f'{millions}.txt', folder/f'cache{millions}'
+    text.write_text(sampled(millions*10**6), encoding='utf-8', newline='')
+    cache.mkdir()
+    events, peak, ended = run(text, weights, cache)
+    (loaded, _), (at, n) = events['loaded'], events['sorted']
+    built = events.get('built', (ended, 0))[0]
+    done = n if 'built' in events else strings_built(cache, n)
+    explained = events['explained'][0] - built if 'explained' in events else float('nan')
+    row = [millions, short(n/1e6, 4), short(at-loaded, 3), round(done/(built-at)), short(done/n, 3),
+           round(peak/1e6), short(explained, 2) if explained == explained else '–']
+    print(row, flush=True)
+    return row
+
+def main():
+    with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
+        folder, corpus = Path(folder), load_corpus()
+        torch.manual_seed(0)
+        small = Transformer(Config(len(corpus.tokenizer), n_layer=2, n_embed=32, n_head=2))
+        save_model(small, folder/'small.safetensors', dict(corpus_sha256=''), corpus.tokenizer.chars)
+        rows = [measure(n, folder, folder/'small.safetensors') for n in MILLIONS]
+    slope = (rows[-1][5] - rows[0][5])/(rows[-1][0] - rows[0][0])
+    notes = [f'By {WORLD} processes of one thread each, for a model of 2 blocks of width 32; texts of '
+             f'{ORDER}-grams sampled from Tiny Shakespeare. Seconds to sort: to find the strings of length '
+             '10, and how many there are. Strings a second: keys on the disk, by both processes together. '
+             'Memory: what belongs to no file, at most.',
+             f'From the smallest text to the largest: {slope:.1f} bytes of memory a character and process.']
+    if any(row[4] < 1 for row in rows):
+        notes.append(f'A build was ended after {MOST:.0f} seconds where the share built is below 1; '
+                     'nothing was explained there.')
+    report('shards', 'An index in shards', HEAD, rows, *notes)
+
+if __name__ == '__main__': main()
