@@ -47,13 +47,15 @@ class SortedStrings:
         self.run_of = np.empty(len(tokens)-length+1, run.dtype) # of each window
         for i, p in enumerate(self.prefixes()): self.run_of[i*PIECE:(i+1)*PIECE] = run[p]
 
-    def prefixes(self): # arrays (n,) int64
-        "Yield the first tokens of all windows, as numbers."
-        n = len(self.tokens)-self.length+1
-        for i in range(0, n, PIECE):
-            number = np.zeros(min(PIECE, n-i), np.int64)
-            for d in range(i, i+self.depth): number = number*self.vocab_size + self.tokens[d:d+len(number)]
-            yield number
+# %% ../nbs/06a_shards.ipynb #s007b
+@patch
+def prefixes(self: SortedStrings): # arrays (n,) int64
+    "Yield the first tokens of all windows, as numbers, for a piece of the text at a time."
+    n = len(self.tokens)-self.length+1
+    for i in range(0, n, PIECE):
+        number = np.zeros(min(PIECE, n-i), np.int64)
+        for d in range(i, i+self.depth): number = number*self.vocab_size + self.tokens[d:d+len(number)]
+        yield number
 
 # %% ../nbs/06a_shards.ipynb #s010
 class Run(NamedTuple):
@@ -68,6 +70,7 @@ def rank_run(self: SortedStrings, i: int) -> tuple: # (n_windows,) positions, (n
     first, rank = rank_windows(self.tokens, self.length, self.vocab_size, positions)
     return positions, positions[first], rank
 
+# %% ../nbs/06a_shards.ipynb #s010b
 @patch
 def run(self: SortedStrings, i: int) -> Run:
     "The strings of run `i`."
@@ -86,6 +89,7 @@ def _concatenated(parts: list) -> Run:
     column, count = (torch.cat([getattr(v, name) for v in values]) for name in ('column', 'count'))
     return Run(np.concatenate([p.first for p in parts]), SparseCounts(begin, column, count, values[0].width))
 
+# %% ../nbs/06a_shards.ipynb #s013b
 @patch
 def between(self: SortedStrings,
             begin: int, end: int, # ranks in the alphabet
@@ -166,14 +170,14 @@ class Peers:
         except RuntimeError as e:
             raise UserError('another process ended, and said why; start all of them again') from e
 
-    def gather(self, x) -> list:
-        "What each process gives, in order."
-        found = [x]*self.world
-        with self.talking():
-            if self.group: dist.all_gather_object(found, x, group=self.group)
-        return found
-
-# %% ../nbs/06a_shards.ipynb #s027
+# %% ../nbs/06a_shards.ipynb #s026b
+@patch
+def gather(self: Peers, x) -> list:
+    "What each process gives, in order."
+    found = [x]*self.world
+    with self.talking():
+        if self.group: dist.all_gather_object(found, x, group=self.group)
+    return found
 @patch
 def sum(self: Peers, x: torch.Tensor) -> torch.Tensor:
     "The sum of a tensor over all processes."
@@ -181,6 +185,7 @@ def sum(self: Peers, x: torch.Tensor) -> torch.Tensor:
         if self.group: dist.all_reduce(x, group=self.group)
     return x
 
+# %% ../nbs/06a_shards.ipynb #s027f
 @patch
 def watched(self: Peers):
     "As `cosine_sims.watched`, while each process computes by itself."
@@ -239,6 +244,7 @@ def shards_seen(folder: Path) -> tuple: # numbers of shards that indexes are div
     seen = {i: _progress(folder/shard_name(i, n)) for i, n in parts}
     return {n for _, n in parts}, {i: done for i, done in seen.items() if done}
 
+# %% ../nbs/06a_shards.ipynb #s033b
 def _check_division(divisions: list, folder: Path, n_shards=None) -> int: # how many shards
     "A `UserError` unless all shards that are there are parts of one division."
     there = sorted(set().union(*divisions))
@@ -276,6 +282,7 @@ class _Work(NamedTuple):
     def ends(self, i): return i*self.size, min((i+1)*self.size, self.whole['shape'][1])
     def identity(self, i): return shard_identity(self.whole, *self.ends(i))
 
+# %% ../nbs/06a_shards.ipynb #s039b
 def _build_shard(work: _Work, i: int, step):
     "Build a shard, unless it is there."
     path, identity = work.path(i), work.identity(i)
@@ -294,8 +301,9 @@ def _build_shard(work: _Work, i: int, step):
 def _plan(corpus, model, length: int, arithmetic, size: int, peers: Peers) -> _Work:
     "Decide what to build; the first process' arithmetic counts."
     with peers.agreed():
-        if not 1 <= length <= min(model.context, len(corpus.tokens)):
-            raise UserError(f'a length of {length} is out of range: 1 to {min(model.context, len(corpus.tokens))}')
+        longest = min(model.context, len(corpus.tokens))
+        if not 1 <= length <= longest:
+            raise UserError(f'a length of {length} is out of range: 1 to {longest}')
     asked = peers.gather((corpus.sha256, model.hash, length, size))
     if others := [rank for rank, x in enumerate(asked) if x != asked[0]]:
         raise UserError(f'process {others[0]} has another text, model, length or size than process 0')
@@ -314,6 +322,7 @@ def _check_build(path: Path, identity: dict):
             raise UserError(f'{path} belongs to another build: its {name} is {found}, not {expected}; '
                             'move it away, or remove it')
 
+# %% ../nbs/06a_shards.ipynb #s041d
 def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     "The shards that this process is to build, once there is room for them."
     folder = shards_path(work.whole)
@@ -355,7 +364,8 @@ def build_shards(corpus: Corpus, model: Decoder,
 # %% ../nbs/06a_shards.ipynb #s045
 class ShardedIndex:
     "An index in shards, of which each process has some. Rows are numbered through all shards."
-    def __init__(self, path: Path, identity: dict, shards: list, corpus: Corpus, model: Decoder, peers: Peers):
+    def __init__(self, path: Path, identity: dict, shards: list, corpus: Corpus, model: Decoder,
+                 peers: Peers):
         self.path, self.identity, self.shards, self.peers = path, identity, shards, peers
         self.corpus, self.model = corpus, model
 
@@ -364,6 +374,7 @@ class ShardedIndex:
     def __repr__(self):
         return f'ShardedIndex({len(self):,} strings, {len(self.shards)} shards here, {self.path.name})'
 
+# %% ../nbs/06a_shards.ipynb #s045b
 def _missing(takes: list, seen: list) -> list: # numbers
     return [i for i, rank in enumerate(takes) if seen[rank].get(i) != BUILT]
 
@@ -388,7 +399,8 @@ def _open(folder: Path, whole: dict, corpus: Corpus, model: Decoder, peers: Peer
     with peers.agreed(), disk_faults(folder):
         mine = [folder/shard_name(i, n_shards) for i, rank in enumerate(takes) if rank == peers.rank]
         shards = [_open_shard(path, whole, corpus, model) for path in mine]
-    covered = sorted(ends for some in peers.gather([s.identity['shard'][:2] for s in shards]) for ends in some)
+    theirs = peers.gather([shard.identity['shard'][:2] for shard in shards])
+    covered = sorted(ends for some in theirs for ends in some)
     begins, ends = [a for a, _ in covered], [b for _, b in covered]
     if [*begins, whole['shape'][1]] != [0, *ends]:
         raise UserError(f'the shards in {folder} do not add up to one index; build them again')
@@ -401,6 +413,7 @@ def _n_keys(folder: Path) -> int: # 0 where there are no shards
     said += [read_json(m).get('identity', {}) for m in folder.glob('*-of-*.partial/progress.json')]
     return max((x.get('shard', [0])[-1] for x in said), default=0)
 
+# %% ../nbs/06a_shards.ipynb #s048d
 def _wanted(corpus: Corpus, model: Decoder, length: int, arithmetic=None) -> list: # of identities
     "The index to open, and one that will do as well; how many strings it has is left open."
     named = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')
@@ -408,6 +421,7 @@ def _wanted(corpus: Corpus, model: Decoder, length: int, arithmetic=None) -> lis
     will_do = [first] if named else [first, *({'float32', 'bfloat16'} - {first})]
     return [identity(corpus, model, length, a, 0) | dict(scale='full') for a in will_do]
 
+# %% ../nbs/06a_shards.ipynb #s048f
 @plain_state()
 def open_shards(corpus: Corpus, model: Decoder, length=10, arithmetic=None) -> ShardedIndex:
     "The index in shards that `build_shards` has built; None where no process has any of it."
@@ -424,7 +438,8 @@ def open_index(corpus: Corpus, model: Decoder, length=10, quiet=False, watch=Non
     if scale() == 'full':
         wanted = _wanted(corpus, model, length)
         in_one_file = any((index_path(i)/'manifest.json').exists() for i in wanted)
-        if not all(Peers().gather(in_one_file)) and (found := open_shards(corpus, model, length)): return found
+        if not all(Peers().gather(in_one_file)):
+            if found := open_shards(corpus, model, length): return found
     return corpus_index(corpus, model, length, quiet=quiet, watch=watch)
 
 # %% ../nbs/06a_shards.ipynb #s053
@@ -437,6 +452,7 @@ def rows_of(self: ShardedIndex, tokens: np.ndarray) -> np.ndarray: # (n, length)
         rows += (mine + shard.begin + 1).where(mine >= 0, 0)
     return self.peers.sum(rows).numpy() - 1
 
+# %% ../nbs/06a_shards.ipynb #s053b
 @patch
 def queries(self: ShardedIndex, tokens: np.ndarray) -> torch.Tensor: # (n, length) → (n_layer, n, n_embed)
     "Keys of prompts: stored rows where there are such, computed anew where there are not."
@@ -453,24 +469,26 @@ def queries(self: ShardedIndex, tokens: np.ndarray) -> torch.Tensor: # (n, lengt
 def _no_counts(width: int) -> SparseCounts:
     return SparseCounts(torch.zeros(1, dtype=torch.long), *torch.zeros(2, 0, dtype=torch.long), width)
 
+def _in_one(counts, n_matches): # (…, width), (…) → (…, width+1)
+    return torch.cat([counts, n_matches[..., None]], -1)
+
+# %% ../nbs/06a_shards.ipynb #s056b
 @patch
 def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> tuple:
     "As `threshold_attention`, by all processes; the values are those that the shards have themselves."
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
-    total = torch.cat(_with_matches(threshold_attention(queries, none, _no_counts(values.width), thresholds)), -1)
-    n = len(queries)*sum(map(len, self.shards))
-    with self.peers.watched() as check, tqdm(total=n, unit='keys', unit_scale=True, disable=not progress) as bar:
+    total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
+    n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)
+    with self.peers.watched() as check, tqdm(total=n, **bar) as bar:
         def step(n):
             bar.update(n)
             check()
         for shard in self.shards:
             own = None if exclude is None else torch.as_tensor(exclude) - shard.begin
             found = threshold_attention(queries, shard.keys, shard.values, thresholds, own, step)
-            total += torch.cat(_with_matches(found), -1)
+            total += _in_one(*found)
     total = self.peers.sum(total)
     return total[..., :-1], total[..., -1]
-
-def _with_matches(found: tuple) -> tuple: return found[0], found[1][..., None]
 
 # %% ../nbs/06a_shards.ipynb #s058
 @patch
@@ -483,6 +501,7 @@ def count(self: KeyIndex, queries, values, thresholds, exclude=None, progress=Fa
     "`threshold_attention` over the rows."
     return threshold_attention(queries, self.keys, values, thresholds, exclude, progress)
 
+# %% ../nbs/06a_shards.ipynb #s058b
 @patch
 def next_counts(self: ShardedIndex) -> SparseCounts:
     "Counts of no string, as wide as those that each shard has of its own."
@@ -499,10 +518,11 @@ def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_querie
     cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
     return rows.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous()
 
+# %% ../nbs/06a_shards.ipynb #s061b
 @patch
 def best(self: ShardedIndex,
-         search,     # a function of a shard, of what to call meanwhile, and of cosines (n_queries,) below which
-                     # nothing counts; it gives rows and cosines, (n_queries, n) each
+         search,     # a function that gives rows and cosines (n_queries, n) of a shard; it is told the
+                     # shard, what to call meanwhile, and cosines (n_queries,) below which nothing counts
          n_queries: int,
          k=None,     # how many rows; None: all that are found
         ) -> tuple:  # rows (n_queries, n) int64, cosines float64
@@ -533,6 +553,7 @@ class Excerpt(NamedTuple):
     strings: SomeStrings
     values: SparseCounts # (n, vocab_size)
 
+# %% ../nbs/06a_shards.ipynb #s067b
 @patch
 def excerpt(self: ShardedIndex, rows: torch.Tensor) -> Excerpt: # rows: any, also several times
     "What all processes know of some rows."

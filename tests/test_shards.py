@@ -347,3 +347,36 @@ def test_counts_are_the_same(built, single, start, files, piece, tmp_path, world
     torch.save((queries, thresholds, own, expected), tmp_path/'case.pt')
     codes, said = ended(start_all(start, COUNT, world, *files, tmp_path/'case.pt'))
     assert codes == [0]*world, said
+
+def ip(*args): subprocess.run(['ip', *args], check=True, capture_output=True)
+
+@pytest.fixture
+def hosts():
+    "Two network namespaces that see each other, as two machines do"
+    names = [f'ffn{os.getpid()}{i}' for i in range(2)]
+    try:
+        for name in names: ip('netns', 'add', name)
+        ends = [end for name in names for end in ('netns', name)]
+        ip('link', 'add', 'eth0', *ends[:2], 'type', 'veth', 'peer', 'name', 'eth0', *ends[2:])
+        for i, name in enumerate(names):
+            ip('-n', name, 'addr', 'add', f'10.77.0.{i+1}/24', 'dev', 'eth0')
+            for link in 'eth0', 'lo': ip('-n', name, 'link', 'set', link, 'up')
+        yield names
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f'network namespaces are not to be had here: {e}')
+    finally:
+        for name in names: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
+
+@pytest.mark.posix
+@pytest.mark.slow('two processes on one machine, each on its own disk, do the same')
+def test_two_hosts(hosts, new_cache, files, piece, model, single, disks):
+    there = dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME='eth0')
+    processes = [subprocess.Popen(['ip', 'netns', 'exec', host, sys.executable, '-c', BUILD, *files],
+                                  env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for host, env, disk in zip(hosts, ranks(2), disks)]
+    codes, said = ended(processes)
+    assert codes == [0, 0], said
+    assert all(list(disk.glob('keys/*-shards/*/manifest.json')) for disk in disks[:2])
+    copied(disks[:2], new_cache)
+    check_same(piece, model, single)
