@@ -2,18 +2,18 @@
 
 The texts are sampled from Tiny Shakespeare by its 4-grams, so that nothing is repeated that the
 sampler does not find anew. The model is a small one with random numbers. Two processes build; a build that
-takes longer than MOST seconds is ended, and the table says which share of the strings it had by then."""
-import os, signal, socket, subprocess, sys, tempfile, time
+takes longer than MOST seconds is killed, and taken up by two others."""
+import os, socket, subprocess, sys, tempfile, time
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np, torch
 from shakespeare_ffn.data import load_corpus, rank_windows
 from shakespeare_ffn.model import Config, Transformer, save_model
-from shakespeare_ffn.shards import shards_seen
 from common import anonymous_memory, report, short
 
 ORDER, MILLIONS, WORLD = 4, (1, 10, 100), 2
-MOST = float(os.environ.get('SHARDS_MOST', 240)) # seconds
-HEAD = ['million characters', 'million strings', 'seconds to sort', 'strings a second', 'share built',
+MOST = 300 # seconds
+HEAD = ['million characters', 'million strings', 'seconds to sort', 'strings a second', 'taken up',
         'MB a process', 'seconds to explain']
 START = '''
 import sys, time, torch
@@ -66,42 +66,47 @@ def environments(cache) -> list:
                   SHAKESPEARE_FFN_CACHE=str(cache), SHAKESPEARE_FFN_SCALE='full')
     return [os.environ | common | dict(RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(WORLD)]
 
-def run(text: Path, weights: Path, cache: Path) -> tuple: # what was said and when, bytes a process, seconds
+class Attempt(NamedTuple):
+    "What two processes did until they were through, or killed."
+    events: dict # name → when, and a number
+    peak: int    # bytes of the larger one
+    end: float   # when they ended
+
+    def seconds(self): # of building
+        return self.events.get('built', (self.end, 0))[0] - self.events['sorted'][0]
+
+def attempt(text: Path, weights: Path, cache: Path) -> Attempt:
     "Build and explain by two processes, or as much of it as there is time for."
     said, start, peak = [cache/f'said{rank}' for rank in range(WORLD)], time.monotonic(), 0
-    command = [sys.executable, '-c', START, text, weights]
-    processes = [subprocess.Popen(command, env=env, stdout=open(file, 'w')) # noqa: SIM115
-                 for env, file in zip(environments(cache), said)]
+    processes = []
+    for env, file in zip(environments(cache), said):
+        with open(file, 'w') as f:
+            command = [sys.executable, '-c', START, text, weights]
+            processes.append(subprocess.Popen(command, env=env, stdout=f))
     while any(p.poll() is None for p in processes):
         peak = max(peak, *(anonymous_memory(p.pid) for p in processes))
-        lines = said[0].read_text().splitlines()
-        if any(p.poll() for p in processes) or sum('sorted' in line for line in lines) and \
-                not any('built' in line for line in lines) and time.monotonic()-start > MOST:
-            for p in processes: p.send_signal(signal.SIGKILL)
+        if any(p.poll() for p in processes) or \
+                'built' not in said[0].read_text() and time.monotonic() - start > MOST:
+            for p in processes: p.kill()
         time.sleep(.1)
-    events = {name: (float(at), int(n)) for name, at, n in map(str.split, said[0].read_text().splitlines())}
-    return events, peak, time.monotonic()
+    lines = map(str.split, said[0].read_text().splitlines())
+    return Attempt({name: (float(at), int(n)) for name, at, n in lines}, peak, time.monotonic())
 
-def strings_built(cache: Path, n_strings: int) -> int:
-    "How many strings' keys are on the disk."
-    [folder] = (cache/'keys').glob('*-shards')
-    chunks, seen = 0, shards_seen(folder)[1]
-    for i, done in seen.items(): chunks += min(done, 128) # of 512 strings, in a shard
-    return min(n_strings, 512*chunks)
+def row(millions: int, attempts: list) -> list:
+    first, last = attempts[0].events, attempts[-1].events
+    n = first['sorted'][1]
+    return [millions, short(n/1e6, 4), short(first['sorted'][0]-first['loaded'][0], 3),
+            round(n/sum(a.seconds() for a in attempts)), len(attempts) - 1,
+            round(max(a.peak for a in attempts)/1e6), short(last['explained'][0]-last['built'][0], 2)]
 
 def measure(millions: int, folder: Path, weights: Path) -> list: # a row of the table
-    text, cache = folder/f'{millions}.txt', folder/f'cache{millions}'
+    text, cache, attempts = folder/f'{millions}.txt', folder/f'cache{millions}', []
     text.write_text(sampled(millions*10**6), encoding='utf-8', newline='')
     cache.mkdir()
-    events, peak, ended = run(text, weights, cache)
-    (loaded, _), (at, n) = events['loaded'], events['sorted']
-    built = events.get('built', (ended, 0))[0]
-    done = n if 'built' in events else strings_built(cache, n)
-    explained = events['explained'][0] - built if 'explained' in events else float('nan')
-    row = [millions, short(n/1e6, 4), short(at-loaded, 3), round(done/(built-at)), short(done/n, 3),
-           round(peak/1e6), short(explained, 2) if explained == explained else '–']
-    print(row, flush=True)
-    return row
+    while not attempts or 'explained' not in attempts[-1].events:
+        attempts.append(attempt(text, weights, cache))
+        assert 'sorted' in attempts[-1].events
+    return row(millions, attempts)
 
 def main():
     with tempfile.TemporaryDirectory(dir=Path.home()) as folder:
@@ -109,16 +114,16 @@ def main():
         torch.manual_seed(0)
         small = Transformer(Config(len(corpus.tokenizer), n_layer=2, n_embed=32, n_head=2))
         save_model(small, folder/'small.safetensors', dict(corpus_sha256=''), corpus.tokenizer.chars)
-        rows = [measure(n, folder, folder/'small.safetensors') for n in MILLIONS]
+        keep([measure(n, folder, folder/'small.safetensors') for n in MILLIONS])
+
+def keep(rows: list):
     slope = (rows[-1][5] - rows[0][5])/(rows[-1][0] - rows[0][0])
-    notes = [f'By {WORLD} processes of one thread each, for a model of 2 blocks of width 32; texts of '
-             f'{ORDER}-grams sampled from Tiny Shakespeare. Seconds to sort: to find the strings of length '
-             '10, and how many there are. Strings a second: keys on the disk, by both processes together. '
-             'Memory: what belongs to no file, at most.',
-             f'From the smallest text to the largest: {slope:.1f} bytes of memory a character and process.']
-    if any(row[4] < 1 for row in rows):
-        notes.append(f'A build was ended after {MOST:.0f} seconds where the share built is below 1; '
-                     'nothing was explained there.')
-    report('shards', 'An index in shards', HEAD, rows, *notes)
+    report('shards', 'An index in shards', HEAD, rows,
+           f'By {WORLD} processes of one thread each, for a model of 2 blocks of width 32; texts of '
+           f'{ORDER}-grams sampled from Tiny Shakespeare. Seconds to sort: to find the strings of length '
+           '10, and how many there are. Strings a second: keys on the disk, by both processes together. '
+           f'Taken up: how often a build was killed, each time after {MOST} seconds, and went on with two '
+           'other processes. Memory: what belongs to no file, at most.',
+           f'From the smallest text to the largest: {slope:.1f} bytes of memory a character and process.')
 
 if __name__ == '__main__': main()
