@@ -573,9 +573,7 @@ def next_note(begun, ended) -> float: # all in seconds since the build began
 
 @patch
 def compute(self: _Build, quiet=False, watch=None, step=lambda n: None):
-    """Compute the chunks that are left; call `watch(share, new rows, compute_keys)` now and then.
-
-    `step` is told how many strings are done after each chunk."""
+    "Compute the chunks that are left; call `step` after each, `watch(share, rows, compute_keys)` at times."
     n, n_done, start = len(self.ids), self.n_strings(), time.monotonic()
     def seconds(): return time.monotonic() - start
     note, preview = 0, 0 if n_done else FIRST_PREVIEW # seconds; at once if a dead build has left something

@@ -163,7 +163,7 @@ def _cited(index: KeyIndex | ShardedIndex, evidence: list) -> tuple: # evidence,
 # %% ../nbs/08_explain.ipynb #h46
 _LIKELIEST = 200 # tokens to keep of a large vocabulary
 
-def _explain_with(index: KeyIndex | ShardedIndex, prompt: str, tokens, corpus: Corpus, model_probs, approximation,
+def _explain_with(index, prompt: str, tokens, corpus: Corpus, model_probs, approximation,
                   top, exclude_self: bool, device) -> Explanation:
     "Explain a prompt's last tokens, as many as the index's strings have; `model_probs` is `(vocab_size,)`."
     tokenizer, rows = corpus.tokenizer, tokens[None].numpy()
@@ -558,7 +558,8 @@ def run_calibrate(argv) -> str:
     corpus, model = _opened(args, accelerator())
     with joined() as (_, rank):
         index = open_index(corpus, model, quiet=rank > 0)
-        by_thresholds, nearest = (f(corpus, model, index, progress=rank == 0) for f in (calibrate, calibrate_nearest))
+        by_thresholds = calibrate(corpus, model, index, progress=rank == 0)
+        nearest = calibrate_nearest(corpus, model, index, progress=rank == 0)
     if rank > 0: return ''
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)
     votes = [f'{nearest.k:,} nearest, {v}: beta {v.beta:g}, power {v.power:g}, share {v.share:g}'

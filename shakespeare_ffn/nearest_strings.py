@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -30,9 +29,9 @@ from .cosine_sims import pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
+from .shards import ShardedIndex
 from .similar_space import Evidence, approximation_file, condense, fit_weights
 from .similar_space import mean_distance, unigram_distribution
-from .shards import ShardedIndex
 from .text_analysis import hellinger, normalise
 
 # %% ../nbs/07c_nearest_strings.ipynb #c006
@@ -347,7 +346,8 @@ def evidence(self: NearestApproximation,
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011b
 @patch
-def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, exclude, progress=False) -> Nearest:
+def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, exclude,
+               progress=False) -> Nearest: # as `nearest`
     "`nearest` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.nearest(queries, index.keys, k, exclude, progress)
     queries, exclude = queries[self.block], torch.as_tensor(exclude)
@@ -361,6 +361,7 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
         return _share_nearest(queries, keys, k, mine, check, least)
     return Nearest(*index.best(search, queries.shape[0], k))
 
+# %% ../nbs/07c_nearest_strings.ipynb #v011e
 @patch
 def evidence_in(self: NearestApproximation, index: KeyIndex | ShardedIndex, query, exclude=-1, device='cpu'):
     "`evidence` of an index in one file or in shards."
@@ -397,17 +398,18 @@ def _best_pair(votes: list, # of Vote, the best first
     _, other, shares = min(map(with_first, range(1, len(votes))))
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 
-# %% ../nbs/07c_nearest_strings.ipynb #v015
-def nearest_file(model: Decoder) -> Path:
-    "Where `calibrate_nearest` keeps what it finds for a model."
-    file = approximation_file(model)
-    return file.with_name(f'{file.stem}-nearest.kept')
-
+# %% ../nbs/07c_nearest_strings.ipynb #v015a
 def _votes(index, found: Nearest, values) -> tuple: # Nearest, whose rows are those of the SparseCounts
     "The nearest, with what follows them."
     if isinstance(index, KeyIndex): return found, values
     some = index.excerpt(found.rows)
     return found._replace(rows=torch.searchsorted(some.rows, found.rows)), some.values
+
+# %% ../nbs/07c_nearest_strings.ipynb #v015
+def nearest_file(model: Decoder) -> Path:
+    "Where `calibrate_nearest` keeps what it finds for a model."
+    file = approximation_file(model)
+    return file.with_name(f'{file.stem}-nearest.kept')
 
 def _try_spaces(index, ids, k: int, values, probs, betas, progress) -> list: # the best first
     "Distance, number, vote and what it says, for the vectors of each block, as they are and centred."

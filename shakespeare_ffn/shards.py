@@ -375,9 +375,6 @@ class ShardedIndex:
         return f'ShardedIndex({len(self):,} strings, {len(self.shards)} shards here, {self.path.name})'
 
 # %% ../nbs/06a_shards.ipynb #s045b
-def _missing(takes: list, seen: list) -> list: # numbers
-    return [i for i, rank in enumerate(takes) if seen[rank].get(i) != BUILT]
-
 def _open_shard(path: Path, whole: dict, corpus: Corpus, model: Decoder) -> Shard:
     "One shard; a `UserError` if it is not of this index."
     begin, end, _ = read_json(path/'manifest.json').get('shard', [0, 0, 0])
@@ -392,7 +389,7 @@ def _open(folder: Path, whole: dict, corpus: Corpus, model: Decoder, peers: Peer
     divisions, seen = zip(*peers.gather(shards_seen(folder)))
     n_shards = _check_division(divisions, folder)
     takes = share_out(seen, n_shards)
-    if missing := _missing(takes, seen):
+    if missing := [i for i, rank in enumerate(takes) if seen[rank].get(i) != BUILT]:
         which = ', '.join(map(str, missing[:5])) + ', …'*(len(missing) > 5)
         raise UserError(f'of {n_shards:,} shards in {folder} these are missing: {which}; '
                         'build them with ffn_shards, or bring them')
