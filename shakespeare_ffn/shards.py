@@ -343,8 +343,7 @@ def build_shards(corpus: Corpus, model: Decoder,
                  length=10,       # of the strings, in tokens
                  arithmetic=None, # 'float32' or 'bfloat16'; default: what is fast for the first process
                  size=SHARD,      # strings of a shard
-                 quiet=False,     # no message, no progress bar
-                ) -> 'ShardedIndex':
+                 quiet=False):    # no message, no progress bar; → ShardedIndex
     "Build an index in shards, or go on with what is there; what is damaged is built again."
     peers, model = Peers(), snapshot(model)
     work = _plan(corpus, model, length, arithmetic, size, peers)
