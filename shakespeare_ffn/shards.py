@@ -125,7 +125,8 @@ class SomeStrings(Substrings):
 # %% ../nbs/06a_shards.ipynb #s021
 def _keep_strings(path: Path, found: Run):
     "Write what a shard knows of its strings."
-    small = {name: getattr(found.values, name).int() for name in ('begin', 'column', 'count')}
+    values = found.values
+    small = dict(begin=values.begin.int(), column=values.column.int(), count=values.count)
     keep_tensors(path/'strings.kept', dict(small, first=torch.from_numpy(found.first)))
 
 class Shard(KeyIndex):
@@ -134,9 +135,11 @@ class Shard(KeyIndex):
         read_manifest(path, identity) # first, for it says best what is wrong
         kept = kept_tensors(path/'strings.kept')
         if not kept: raise BadIndex('its strings are missing or damaged')
-        strings = SomeStrings(corpus, kept['first'].numpy(), identity['length'])
+        short = np.int32 if len(corpus.tokens) < 2**31 else np.int64 # of which there are many
+        strings = SomeStrings(corpus, kept['first'].numpy().astype(short), identity['length'])
+        strings.order = strings.order.astype(np.int32)
         super().__init__(path, identity, strings, model)
-        self.begin = identity['shard'][0]
+        self.begin, self.row_of = identity['shard'][0], self.row_of.astype(np.int32)
         columns = kept['begin'].long(), kept['column'].long(), kept['count']
         self.values = SparseCounts(*columns, len(model.tokenizer))[self.ids]
 
@@ -338,6 +341,20 @@ def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     return mine
 
 # %% ../nbs/06a_shards.ipynb #s043
+def _compute(work: _Work, peers: Peers, quiet: bool):
+    "Build the shards of this process."
+    mine, (n_layer, n_keys, width) = _divide(work, peers), work.whole['shape']
+    say(f'Building the index of {n_keys:,} strings of length {work.whole["length"]} in {work.n_shards:,} shards '
+        f'by {peers.world} process{"es"*(peers.world > 1)}: {human(2*n_layer*n_keys*width)} in all.', quiet)
+    n_mine = sum(b-a for a, b in map(work.ends, mine))
+    with disk_faults(shards_path(work.whole)), peers.watched() as check:
+        with progress_bar(n_mine, 0, quiet) as bar:
+            def step(n):
+                bar.update(n)
+                check()
+            for i in mine: _build_shard(work, i, step)
+
+# %% ../nbs/06a_shards.ipynb #s043b
 @plain_state()
 def build_shards(corpus: Corpus, model: Decoder,
                  length=10,       # of the strings, in tokens
@@ -347,18 +364,10 @@ def build_shards(corpus: Corpus, model: Decoder,
     "Build an index in shards, or go on with what is there; what is damaged is built again."
     peers, model = Peers(), snapshot(model)
     work = _plan(corpus, model, length, arithmetic, size, peers)
-    mine, quiet = _divide(work, peers), quiet or peers.rank > 0
-    n_layer, n_keys, width = work.whole['shape']
-    say(f'Building the index of {n_keys:,} strings of length {length} in {work.n_shards:,} shards by '
-        f'{peers.world} process{"es"*(peers.world > 1)}: {human(2*n_layer*n_keys*width)} in all.', quiet)
-    n_mine = sum(b-a for a, b in map(work.ends, mine))
-    with disk_faults(shards_path(work.whole)), peers.watched() as check:
-        with progress_bar(n_mine, 0, quiet) as bar:
-            def step(n):
-                bar.update(n)
-                check()
-            for i in mine: _build_shard(work, i, step)
-    return _open(shards_path(work.whole), work.whole, corpus, model, peers)
+    _compute(work, peers, quiet or peers.rank > 0)
+    whole = work.whole
+    del work # what sorting took is free again
+    return _open(shards_path(whole), whole, corpus, model, peers)
 
 # %% ../nbs/06a_shards.ipynb #s045
 class ShardedIndex:
@@ -444,7 +453,7 @@ def rows_of(self: ShardedIndex, tokens: np.ndarray) -> np.ndarray: # (n, length)
     "The rows of strings, -1 for those that the text does not contain."
     rows = torch.zeros(len(tokens), dtype=torch.long)
     for shard in self.shards:
-        mine = torch.from_numpy(shard.rows_of(tokens))
+        mine = torch.from_numpy(shard.rows_of(tokens)).long()
         rows += (mine + shard.begin + 1).where(mine >= 0, 0)
     return self.peers.sum(rows).numpy() - 1
 
