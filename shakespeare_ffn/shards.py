@@ -181,6 +181,7 @@ def gather(self: Peers, x) -> list:
     with self.talking():
         if self.group: dist.all_gather_object(found, x, group=self.group)
     return found
+
 @patch
 def sum(self: Peers, x: torch.Tensor) -> torch.Tensor:
     "The sum of a tensor over all processes."
@@ -238,7 +239,8 @@ def share_out(seen: list, # for each process: shard → how many chunks it finds
 def _progress(path: Path) -> float: # 0 where there is nothing
     "How many chunks of a shard are built."
     if (path/'manifest.json').exists(): return BUILT
-    return read_json(beside(path, '.partial')/'progress.json').get('done', 0)
+    done = read_json(beside(path, '.partial')/'progress.json').get('done')
+    return done if type(done) is int else 0
 
 def shards_seen(folder: Path) -> tuple: # numbers of shards that indexes are divided into, shard → chunks
     "The shards in a folder."
@@ -344,15 +346,17 @@ def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
 def _compute(work: _Work, peers: Peers, quiet: bool):
     "Build the shards of this process."
     mine, (n_layer, n_keys, width) = _divide(work, peers), work.whole['shape']
-    say(f'Building the index of {n_keys:,} strings of length {work.whole["length"]} in {work.n_shards:,} shards '
-        f'by {peers.world} process{"es"*(peers.world > 1)}: {human(2*n_layer*n_keys*width)} in all.', quiet)
-    n_mine = sum(b-a for a, b in map(work.ends, mine))
+    say(f'Building the index of {n_keys:,} strings of length {work.whole["length"]} in {work.n_shards:,} '
+        f'shards by {peers.world} process{"es"*(peers.world > 1)}: {human(2*n_layer*n_keys*width)} in all.', quiet)
+    sizes = np.array([b-a for a, b in map(work.ends, mine)], int)
     with disk_faults(shards_path(work.whole)), peers.watched() as check:
-        with progress_bar(n_mine, 0, quiet) as bar:
+        with progress_bar(sizes.sum(), 0, quiet) as bar:
             def step(n):
                 bar.update(n)
                 check()
-            for i in mine: _build_shard(work, i, step)
+            for i, end in zip(mine, sizes.cumsum()):
+                _build_shard(work, i, step)
+                step(end - bar.n) # what was there already
 
 # %% ../nbs/06a_shards.ipynb #s043b
 @plain_state()
