@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIRST_PREVIEW', 'LONGEST_PAUSE', 'SAVE_EVERY', 'plain_keys', 'TrieForward', 'PlainForward', 'forward_of',
-           'alphabetical_ids', 'by_endings', 'identity', 'part_of', 'index_path', 'BadIndex', 'KeyIndex', 'human',
-           'say', 'scattered', 'chunks_done', 'reclaim', 'check_room', 'RowFile', 'take_room', 'next_preview',
-           'next_note', 'build', 'identities', 'corpus_index']
+           'alphabetical_ids', 'by_endings', 'identity', 'part_of', 'index_path', 'BadIndex', 'read_json',
+           'read_manifest', 'map_rows', 'KeyIndex', 'human', 'say', 'beside', 'locked', 'scattered', 'chunks_done',
+           'reclaim', 'check_room', 'RowFile', 'take_room', 'next_preview', 'progress_bar', 'next_note', 'build',
+           'disk_faults', 'remove_damaged', 'identities', 'corpus_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
 import copy, errno, hashlib, json, math, os, shutil, sys, time
@@ -235,16 +236,16 @@ class BadIndex(Exception):
     "An index that must not be used; the message says why."
 
 # %% ../nbs/04_corpus_keys.ipynb #k480
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
     "A small JSON file of an index; empty if it is missing or damaged."
     try: found = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError): return {}
     return found if isinstance(found, dict) else {}
 
 # %% ../nbs/04_corpus_keys.ipynb #k422
-def _read_manifest(path: Path, identity: dict) -> dict:
+def read_manifest(path: Path, identity: dict) -> dict:
     "The manifest of an index; a `BadIndex` unless it is that of this identity."
-    manifest = _read_json(path/'manifest.json')
+    manifest = read_json(path/'manifest.json')
     if not manifest: raise BadIndex('it has no readable manifest')
     for name, expected in identity.items():
         found = manifest.get(name)
@@ -256,7 +257,7 @@ def _n_bytes(shape) -> int: # of bfloat16 numbers
     return 2*math.prod(shape)
 
 # %% ../nbs/04_corpus_keys.ipynb #k482
-def _map_rows(file: Path, shape, mode='c') -> torch.Tensor: # mode: 'c' to read, 'r+' to write
+def map_rows(file: Path, shape, mode='c') -> torch.Tensor: # mode: 'c' to read, 'r+' to write
     "A file of bfloat16 numbers as a tensor, read when it is used; an `OSError` where files cannot be mapped."
     if not file.exists(): raise BadIndex('its numbers are missing')
     size, expected = file.stat().st_size, _n_bytes(shape)
@@ -268,8 +269,8 @@ class KeyIndex:
     "Stored `keys`, `(n_layer, n_keys, n_embed)` in bfloat16; row `r` is that of string number `ids[r]`."
     def __init__(self, path: Path, identity: dict, strings, model: Decoder):
         self.path, self.identity, self.strings, self.model = path, identity, strings, model
-        self.manifest = _read_manifest(path, identity)
-        self.keys = _map_rows(path/'keys.bfloat16', identity['shape'])
+        self.manifest = read_manifest(path, identity)
+        self.keys = map_rows(path/'keys.bfloat16', identity['shape'])
         ids = alphabetical_ids(strings, identity['scale'])
         self.ids = ids[by_endings(strings.tokens(ids))]
         self.row_of = np.full(len(strings), -1) # of strings without a row
@@ -350,15 +351,15 @@ def say(message, quiet=False):
         if not quiet and sys.stderr is not None: tqdm.write(message, file=sys.stderr)
 
 # %% ../nbs/04_corpus_keys.ipynb #c051
-def _beside(path: Path, ending: str) -> Path:
+def beside(path: Path, ending: str) -> Path:
     "The path in the same folder with an ending to its name."
     return path.with_name(path.name + ending)
 
 # %% ../nbs/04_corpus_keys.ipynb #k476
 @contextmanager
-def _locked(path: Path, quiet=False, waiting=lambda: None):
+def locked(path: Path, quiet=False, waiting=lambda: None):
     "Hold the lock of an index; say so, and call `waiting`, if another process has it."
-    lock = FileLock(_beside(path, '.lock'))
+    lock = FileLock(beside(path, '.lock'))
     try: lock.acquire(timeout=0)
     except NotImplementedError as e: raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)) from e
     except Timeout:
@@ -389,7 +390,7 @@ def _is_progress(notes: dict, identity: dict) -> bool:
 # %% ../nbs/04_corpus_keys.ipynb #c053
 def chunks_done(partial: Path, identity: dict) -> tuple: # strings a chunk, how many chunks; or (None, 0)
     "What a dead build of this identity has done; everything else in its folder is removed."
-    notes = _read_json(partial/'progress.json')
+    notes = read_json(partial/'progress.json')
     if _is_progress(notes, identity) and _has_size(partial/'keys.bfloat16', identity['shape']):
         return notes['chunk'], notes['done']
     shutil.rmtree(partial, ignore_errors=True)
@@ -404,7 +405,7 @@ def reclaim(path: Path):
     for partial in filter(Path.is_dir, path.parent.glob('*.partial')):
         final = partial.with_suffix('')
         if final == path: continue
-        lock = FileLock(_beside(final, '.lock'))
+        lock = FileLock(beside(final, '.lock'))
         try: lock.acquire(timeout=0)
         except (Timeout, OSError, NotImplementedError): continue # in use, or another user's
         shutil.rmtree(partial, ignore_errors=True)
@@ -469,7 +470,7 @@ def take_room(partial: Path, identity: dict):
     partial.mkdir(exist_ok=True)
     try:
         _reserve(file, _n_bytes(shape))
-        _map_rows(file, shape)
+        map_rows(file, shape)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -492,7 +493,7 @@ def _announce(forward, tokens, n_bytes, path, quiet):
 class _Build:
     "An index on its way. What a dead build left is taken up."
     def __init__(self, path: Path, identity: dict, strings, model: Decoder, chunk=None, done=0):
-        self.identity, self.partial = identity, _beside(path, '.partial')
+        self.identity, self.partial = identity, beside(path, '.partial')
         self.forward = forward_of(model, identity['arithmetic'], part_of(identity))
         self.ids = alphabetical_ids(strings, identity['scale'])
         self.tokens = strings.tokens(self.ids)
@@ -526,7 +527,7 @@ def note_progress(self: _Build):
 @patch
 def new_rows(self: _Build, n=8192): # rows at a time
     "Yield numbers of strings `(n,)` and keys `(n_layer, n, n_embed)`, of all that is new since last time."
-    rows = _map_rows(self.rows.file, self.identity['shape'])
+    rows = map_rows(self.rows.file, self.identity['shape'])
     chunks = [self.chunk_at(i) for i in range(self.shown, self.done)]
     self.shown = self.done
     new = np.concatenate([np.arange(at.start, at.stop) for at in chunks])
@@ -558,7 +559,7 @@ def compute_chunk(self: _Build, i: int) -> int: # the number of its strings
     return at.stop - at.start
 
 # %% ../nbs/04_corpus_keys.ipynb #k448
-def _progress_bar(n: int, n_done: int, quiet: bool):
+def progress_bar(n: int, n_done: int, quiet: bool):
     quiet = quiet or sys.stderr is None
     seconds = 1 if not quiet and sys.stderr.isatty() else 20 # between two lines
     return tqdm(total=n, initial=n_done, unit=' strings', unit_scale=True, mininterval=seconds, disable=quiet)
@@ -571,14 +572,15 @@ def next_note(begun, ended) -> float: # all in seconds since the build began
     return ended + 20*(ended-begun)
 
 @patch
-def compute(self: _Build, quiet=False, watch=None):
-    "Compute the chunks that are left; call `watch(share, new rows, compute_keys)` now and then."
+def compute(self: _Build, quiet=False, watch=None, step=lambda n: None):
+    "Compute the chunks that are left; call `step` after each, `watch(share, rows, compute_keys)` at times."
     n, n_done, start = len(self.ids), self.n_strings(), time.monotonic()
     def seconds(): return time.monotonic() - start
     note, preview = 0, 0 if n_done else FIRST_PREVIEW # seconds; at once if a dead build has left something
-    with _progress_bar(n, n_done, quiet) as bar:
+    with progress_bar(n, n_done, quiet) as bar:
         for i in range(self.done, len(self.order)):
-            bar.update(self.compute_chunk(i))
+            bar.update(n_new := self.compute_chunk(i))
+            step(n_new)
             now = seconds()
             if self.done % SAVE_EVERY == 0 and now >= note:
                 self.note_progress()
@@ -588,16 +590,17 @@ def compute(self: _Build, quiet=False, watch=None):
                 preview = next_preview(now, seconds())
 
 # %% ../nbs/04_corpus_keys.ipynb #h53
-def build(path: Path, identity: dict, strings, model: Decoder, quiet=False, watch=None):
+def build(path: Path, identity: dict, strings, model: Decoder, quiet=False, watch=None,
+          step=lambda n: None): # told how many strings are done, after each chunk
     "Build an index, or go on with what a dead build left. The caller holds the lock."
-    partial = _beside(path, '.partial')
+    partial = beside(path, '.partial')
     chunk, done = chunks_done(partial, identity)
     if not done: take_room(partial, identity)
     if watch: watch(0, (), None) # there is room: the wait begins
     b = _Build(path, identity, strings, model, chunk, done)
     n_left = len(b.ids) - b.n_strings()
     _announce(b.forward, b.tokens[:n_left], _n_bytes(identity['shape']), path, quiet)
-    b.compute(quiet, watch)
+    b.compute(quiet, watch, step)
     b.note_progress()
     b.rows.memory = None # Windows renames no folder with a file in it that is mapped
     manifest = identity | dict(sha256=_file_hash(b.rows.file))
@@ -614,7 +617,7 @@ _ANY_REMEDY = f'make room or allow writing there, or {_ELSEWHERE} another folder
 
 # %% ../nbs/04_corpus_keys.ipynb #k469
 @contextmanager
-def _disk_faults(path: Path):
+def disk_faults(path: Path):
     "Turn what the operating system says about a folder into a `UserError`."
     try: yield
     except OSError as e:
@@ -625,10 +628,10 @@ def _disk_faults(path: Path):
         raise UserError(f'cannot use the index in {path.parent}: too little memory; {_LESS_MEMORY}') from e
 
 # %% ../nbs/04_corpus_keys.ipynb #h35
-def _remove_damaged(path: Path, identity: dict, why, quiet=False):
+def remove_damaged(path: Path, identity: dict, why, quiet=False):
     "Remove an index that is damaged; a `UserError` if it is whole, or another's."
     if not path.exists(): return
-    manifest, file = _read_json(path/'manifest.json'), path/'keys.bfloat16'
+    manifest, file = read_json(path/'manifest.json'), path/'keys.bfloat16'
     names = 'corpus_sha256', 'weights_sha256', 'length', 'scale', 'arithmetic'
     if any(manifest.get(name, identity[name]) != identity[name] for name in names):
         raise UserError(f'{path} belongs to another index ({why}); move it away, or remove it')
@@ -659,7 +662,7 @@ def _first_sound(wanted: list, strings, model: Decoder): # → KeyIndex, or None
 def _open_or_build(path: Path, identity: dict, strings, model: Decoder, quiet, watch) -> KeyIndex:
     "The index at a path, built if it is not there and sound. The caller holds the lock."
     try: return KeyIndex(path, identity, strings, model)
-    except BadIndex as e: _remove_damaged(path, identity, e, quiet)
+    except BadIndex as e: remove_damaged(path, identity, e, quiet)
     reclaim(path)
     build(path, identity, strings, model, quiet, watch)
     try: return KeyIndex(path, identity, strings, model)
@@ -682,8 +685,8 @@ def corpus_index(corpus: Corpus, model: Decoder,
     wanted = identities(corpus, model, length, arithmetic, part)
     path = index_path(wanted[0])
     def waiting(): watch and watch(0, (), None)
-    with _disk_faults(path):
+    with disk_faults(path):
         if found := _first_sound(wanted, strings, model): return found
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path, quiet, waiting):
+        with locked(path, quiet, waiting):
             return _open_or_build(path, wanted[0], strings, model, quiet, watch)

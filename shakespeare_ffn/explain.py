@@ -6,12 +6,12 @@
 __all__ = ['NOTHING_PASSES', 'in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'default_corpus', 'default_model',
            'Preview', 'explain', 'rows_to_show', 'block_lines', 'typed', 'add_model', 'opened', 'explain_parser',
            'chosen_approximation', 'run_explain', 'main', 'calibrate_parser', 'run_calibrate', 'calibrate_main',
-           'counts_parser', 'run_counts', 'counts_main', 'CacheEntry', 'cache_entries', 'cache_parser', 'run_cache',
-           'cache_main']
+           'counts_parser', 'run_counts', 'counts_main', 'shards_parser', 'run_shards', 'shards_main', 'CacheEntry',
+           'cache_entries', 'cache_parser', 'run_cache', 'cache_main']
 
 # %% ../nbs/08_explain.ipynb #c003
 import argparse, functools, hashlib, json, os, re, shutil, time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from html import escape
@@ -19,13 +19,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 # %% ../nbs/08_explain.ipynb #im2
-from .corpus_keys import KeyIndex, corpus_index, human, say
-from .cosine_sims import LARGE, shared_threshold_attention, similar, threshold_attention
+from .corpus_keys import KeyIndex, human, say
+from .cosine_sims import LARGE, shared_threshold_attention, similar
 from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerator
 from .core import by_scale, cache_dir, command, device, quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
@@ -34,8 +33,9 @@ from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
 from .other_models import Decoder, check_match, corpus_for, open_model
 from .similar_space import Approximation, Evidence, article_approximation, calibrate
+from .shards import SHARD, ShardedIndex, build_shards, joined, open_index
 from .similar_space import tuned_approximation, unigram_distribution
-from .text_analysis import hellinger, new_figure, next_counts, plot_next, tick_chars
+from .text_analysis import hellinger, new_figure, plot_next, tick_chars
 from .text_analysis import top_tokens
 
 # %% ../nbs/08_explain.ipynb #c005
@@ -152,18 +152,26 @@ def default_model(device) -> Transformer:
     file = WEIGHTS.stat()
     return _model_of(str(device), file.st_mtime_ns, file.st_size)
 
+# %% ../nbs/08_explain.ipynb #h46a
+def _cited(index: KeyIndex | ShardedIndex, evidence: list) -> tuple: # evidence, an index of its rows, counts
+    "What is said of the strings that were found; an excerpt stands for an index in shards."
+    if isinstance(index, KeyIndex): return evidence, index, index.next_counts()
+    some = index.excerpt(torch.cat([e.rows for e in evidence]))
+    found = [e._replace(rows=torch.searchsorted(some.rows, e.rows)) for e in evidence]
+    return found, some, some.values
+
 # %% ../nbs/08_explain.ipynb #h46
 _LIKELIEST = 200 # tokens to keep of a large vocabulary
 
-def _explain_with(index: KeyIndex, prompt: str, tokens, corpus: Corpus, model_probs, approximation,
+def _explain_with(index, prompt: str, tokens, corpus: Corpus, model_probs, approximation,
                   top, exclude_self: bool, device) -> Explanation:
     "Explain a prompt's last tokens, as many as the index's strings have; `model_probs` is `(vocab_size,)`."
     tokenizer, rows = corpus.tokenizer, tokens[None].numpy()
-    values = next_counts(index.strings, len(tokenizer))[index.ids] # row by row, as the index has them
     own_row = int(index.rows_of(rows)[0]) if exclude_self else -1
 
-    evidence = approximation.evidence(index.queries(rows)[:, 0], index.keys, own_row, device)
-    blocks, sums = _explain_blocks(approximation, evidence, index, values, tokenizer, top)
+    evidence = approximation.evidence_in(index, index.queries(rows)[:, 0], own_row, device)
+    evidence, cited, values = _cited(index, evidence)
+    blocks, sums = _explain_blocks(approximation, evidence, cited, values, tokenizer, top)
     p, empty = approximation(sums[:, None], unigram_distribution(corpus))
     distance = hellinger(p[0], model_probs).item()
     most = None if len(tokenizer) <= LARGE else _LIKELIEST
@@ -263,7 +271,7 @@ def explain(prompt: str,
     approximation = (approximation or nearest_approximation(model)).check(model.n_layer)
     model_probs = next_char_probs(model, tokens[None])[0].cpu()
     preview = None if quiet else _preview(tokens, model_probs, corpus, model, approximation, exclude_self)
-    index = corpus_index(corpus, model, len(tokens), quiet=quiet, watch=preview)
+    index = open_index(corpus, model, len(tokens), quiet, preview)
     return _explain_with(index, prompt, tokens, corpus, model_probs, approximation, top, exclude_self, device)
 
 # %% ../nbs/08_explain.ipynb #c024
@@ -521,8 +529,11 @@ def run_explain(argv) -> str:
     note_line_ends(prompt, 'the prompt')
     _check_figure(args.figure)
     corpus, model = opened(args, args.device)
-    explanation = explain(prompt, corpus, model, chosen_approximation(args, model),
-                          args.length, args.top, args.exclude_self, args.device)
+    approximation = chosen_approximation(args, model)
+    with joined() as (_, rank):
+        explanation = explain(prompt, corpus, model, approximation, args.length, args.top, args.exclude_self,
+                              args.device, quiet=rank > 0)
+    if rank > 0: return ''
     if args.figure: _save_figure(explanation, args.figure)
     return json.dumps(explanation.to_dict()) if args.json else str(explanation)
 
@@ -545,7 +556,11 @@ def run_calibrate(argv) -> str:
     "Tune; returns what was found, in four lines."
     args = calibrate_parser().parse_args(argv)
     corpus, model = opened(args, accelerator())
-    by_thresholds, nearest = calibrate(corpus, model), calibrate_nearest(corpus, model)
+    with joined() as (_, rank):
+        index = open_index(corpus, model, quiet=rank > 0)
+        by_thresholds = calibrate(corpus, model, index, progress=rank == 0)
+        nearest = calibrate_nearest(corpus, model, index, progress=rank == 0)
+    if rank > 0: return ''
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)
     votes = [f'{nearest.k:,} nearest, {v}: beta {v.beta:g}, power {v.power:g}, share {v.share:g}'
              for v in nearest.votes]
@@ -567,29 +582,14 @@ def counts_parser() -> Parser:
                    help="how many of the article's (default: all, %(default)s)")
     return p
 
-# %% ../nbs/08_explain.ipynb #w007
-@contextmanager
-def _joined():
-    "Join the processes of a `torchrun`: how many there are, and the number of this one; 1 and 0 without it."
-    if os.environ.get('WORLD_SIZE', '').strip() in ('', '1'):
-        yield 1, 0
-        return
-    if not dist.is_available(): raise UserError('this PyTorch counts in one process only; unset WORLD_SIZE')
-    try: dist.init_process_group('gloo')
-    except (RuntimeError, ValueError, OSError) as e:
-        raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); '
-                        'start them with torchrun, or unset WORLD_SIZE') from e
-    yield dist.get_world_size(), dist.get_rank()
-    dist.destroy_process_group()
-
 # %% ../nbs/08_explain.ipynb #w010
-def _timed_counts(index: KeyIndex, ids, model: Transformer, n_processes: int) -> tuple: # counts, seconds
+def _timed_counts(index, ids, model: Transformer, n_processes: int) -> tuple: # counts, seconds
     "What follows the similar strings of prompts `(n_layer, n_prompts, vocab_size)`, at tuned thresholds."
-    queries = index.queries(index.strings.tokens(ids))
-    values = next_counts(index.strings, len(model.tokenizer))[index.ids]
-    count = shared_threshold_attention if n_processes > 1 else threshold_attention
-    start = time.perf_counter()
-    counts, _ = count(queries, index.keys, values, tuned_approximation(model).thresholds)
+    queries, values = index.queries(index.strings.tokens(ids)), index.next_counts()
+    thresholds, start = tuned_approximation(model).thresholds, time.perf_counter()
+    if n_processes > 1 and isinstance(index, KeyIndex):
+        counts, _ = shared_threshold_attention(queries, index.keys, values, thresholds)
+    else: counts, _ = index.count(queries, values, thresholds)
     return counts, time.perf_counter() - start
 
 # %% ../nbs/08_explain.ipynb #w012
@@ -600,8 +600,8 @@ def run_counts(argv) -> str:
     if not 1 <= args.prompts <= len(strings):
         raise UserError(f'there are no {args.prompts:,} prompts; give a number from 1 to {len(strings):,}')
     ids = prompt_ids(strings, args.prompts)
-    with _joined() as (n_processes, rank):
-        index = corpus_index(corpus, model, quiet=rank > 0)
+    with joined() as (n_processes, rank):
+        index = open_index(corpus, model, quiet=rank > 0)
         counts, seconds = _timed_counts(index, ids, model, n_processes)
     if rank > 0: return ''
     p, _ = tuned_approximation(model)(counts, unigram_distribution(corpus))
@@ -613,6 +613,35 @@ def run_counts(argv) -> str:
 def counts_main(argv=None):
     "The command `ffn_counts`."
     command('ffn_counts', run_counts, argv)
+
+# %% ../nbs/08_explain.ipynb #z002
+def shards_parser() -> Parser:
+    "The arguments of `ffn_shards`."
+    about = ('Build the index of a text in shards, by one or several processes, on one disk or several; '
+             'what is there is taken up.')
+    p = Parser('ffn_shards', description=about, allow_abbrev=False,
+               epilog='With several processes: torchrun --nproc-per-node 2 --no-python ffn_shards')
+    add_model(p)
+    p.add_argument('--length', type=int, default=10, metavar='N', help='tokens of a string (default: 10)')
+    p.add_argument('--size', type=int, default=SHARD, metavar='N',
+                   help='strings of a shard, a multiple of 512 (default: %(default)s)')
+    return p
+
+# %% ../nbs/08_explain.ipynb #z004
+def run_shards(argv) -> str:
+    "Build; what to print, which is nothing but for the first process."
+    args = shards_parser().parse_args(argv)
+    if args.size < 512 or args.size % 512: raise UserError(f'a size of {args.size} is no multiple of 512')
+    corpus, model = opened(args, accelerator())
+    with joined() as (n_processes, rank):
+        index = build_shards(corpus, model, args.length, size=args.size)
+    if rank > 0: return ''
+    by = f'by {n_processes} process{"es"*(n_processes > 1)}'
+    return f'{len(index):,} strings of length {args.length}, {by}: {index.path}'
+
+def shards_main(argv=None):
+    "The command `ffn_shards`."
+    command('ffn_shards', run_shards, argv)
 
 # %% ../nbs/08_explain.ipynb #h4d
 _NAME_PARTS = dict(scale=r'\b(full|smoke)\b',
@@ -644,6 +673,7 @@ def _age(seconds: float) -> str:
 _KINDS = {'corpus': 'tinyshakespeare.txt',
           'partial': '*/*.partial',
           'index': 'keys/*-length*-corpus*[0-9a-f]',
+          'shards': 'keys/*-length*-shards',
           'counts': 'counts/*-length*',
           'neighbours': 'neighbours/*-length*',
           'compact': 'compact/*-length*',
@@ -714,7 +744,8 @@ def _chosen_entries(entries: list, names: list) -> list:
 def _index_locks(paths: list) -> list:
     "The lock files that belong to indices, once each."
     indices = [p for p in paths if p.parent.name == 'keys']
-    return list(dict.fromkeys(p.with_name(p.name.removesuffix('.partial') + '.lock') for p in indices))
+    own = [p.with_name(p.name.removesuffix('.partial') + '.lock') for p in indices]
+    return list(dict.fromkeys([*own, *(lock for p in indices for lock in p.glob('*-of-*.lock'))]))
 
 # %% ../nbs/08_explain.ipynb #x016
 def _remove(path: Path):

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
-
 import numpy as np
 import torch
 import torch.distributed as dist
@@ -30,9 +29,10 @@ from .cosine_sims import pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
+from .shards import ShardedIndex
 from .similar_space import Evidence, approximation_file, condense, fit_weights
 from .similar_space import mean_distance, unigram_distribution
-from .text_analysis import hellinger, next_counts, normalise
+from .text_analysis import hellinger, normalise
 
 # %% ../nbs/07c_nearest_strings.ipynb #c006
 EVERY = 32 # of so many keys one is looked at first
@@ -167,12 +167,23 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     return Nearest(rows, cosines)
 
 # %% ../nbs/07c_nearest_strings.ipynb #s025
-def _share_nearest(queries, keys, k: int, exclude, progress) -> tuple: # (n_queries, k) rows and cosines
-    "The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity."
-    if len(keys) > k: rows = nearest_keys(queries, keys, k, exclude, progress).rows.sort(dim=1)[0]
-    else: rows = torch.arange(len(keys)).expand(len(queries), -1)
-    q = torch.arange(len(queries)).repeat_interleave(rows.shape[1])
-    cosines = pair_cosines(queries, keys, q, rows.flatten()).view(rows.shape)
+def _share_nearest(queries, keys, k: int, exclude, progress,
+                   least=None) -> tuple: # (n_queries, k) rows and cosines
+    """The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity.
+
+    So may have what is below `least`, a cosine for each query."""
+    if len(keys) > k:
+        rows, rough = nearest_keys(queries, keys, k, exclude, progress)
+        rows, order = rows.sort(dim=1)
+        rough = rough.gather(1, order)
+    else:
+        rows = torch.arange(len(keys)).repeat(len(queries), 1)
+        rough = torch.ones(rows.shape)
+    cosines = torch.full(rows.shape, -torch.inf, dtype=torch.float64)
+    if least is None: least = cosines.new_full([len(queries)], -torch.inf)
+    near = rough >= least[:, None] - 2*error_bound(keys.shape[1])
+    q = near.nonzero()[:, 0]
+    if len(q): cosines[near] = pair_cosines(queries, keys, q, rows[near])
     cosines = cosines.masked_fill(rows == exclude[:, None], -torch.inf)
     missing = 0, k - rows.shape[1]
     return F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf)
@@ -349,6 +360,34 @@ def evidence(self: NearestApproximation,
         return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[:1])).exp())
     return [of(v) for v in self.votes]
 
+# %% ../nbs/07c_nearest_strings.ipynb #v011b
+@patch
+def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, exclude,
+               progress=False) -> Nearest: # as `nearest`
+    "`nearest` of an index in one file or in shards."
+    if isinstance(index, KeyIndex): return self.nearest(queries, index.keys, k, exclude, progress)
+    queries, exclude = queries[self.block], torch.as_tensor(exclude)
+    k = min(k, len(index) - int((exclude >= 0).any()))
+    minus = index.mean_key(self.block) if self.centred else None
+    if self.centred: queries = queries.float() - minus
+    def search(shard, check, least):
+        keys, begin = shard.keys[self.block], shard.begin
+        if self.centred: keys = keys.float() - minus
+        mine = exclude.where((exclude >= begin) & (exclude < begin+len(shard)), begin-1) - begin
+        return _share_nearest(queries, keys, k, mine, check, least)
+    return Nearest(*index.best(search, queries.shape[0], k))
+
+# %% ../nbs/07c_nearest_strings.ipynb #v011e
+@patch
+def evidence_in(self: NearestApproximation, index: KeyIndex | ShardedIndex, query, exclude=-1, device='cpu'):
+    "`evidence` of an index in one file or in shards."
+    if isinstance(index, KeyIndex): return self.evidence(query, index.keys, exclude, device)
+    def of(v):
+        rows, cosines = (x[0] for x in v.nearest_in(index, query[:, None].cpu(), self.k, [exclude]))
+        rule = 'the nearest, centred' if v.centred else 'the nearest'
+        return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[:1])).exp())
+    return [of(v) for v in self.votes]
+
 # %% ../nbs/07c_nearest_strings.ipynb #v013
 BETAS, POWERS = tuple(range(6, 42, 2)), (1., 1.1, 1.2, 1.3, 1.4) # to choose from
 
@@ -376,34 +415,41 @@ def _best_pair(votes: list, # of Vote, the best first
     _, other, shares = min(map(with_first, range(1, len(votes))))
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 
+# %% ../nbs/07c_nearest_strings.ipynb #v015a
+def _votes(index, found: Nearest, values) -> tuple: # Nearest, whose rows are those of the SparseCounts
+    "The nearest, with what follows them."
+    if isinstance(index, KeyIndex): return found, values
+    some = index.excerpt(found.rows)
+    return found._replace(rows=torch.searchsorted(some.rows, found.rows)), some.values
+
 # %% ../nbs/07c_nearest_strings.ipynb #v015
 def nearest_file(model: Decoder) -> Path:
     "Where `calibrate_nearest` keeps what it finds for a model."
     file = approximation_file(model)
     return file.with_name(f'{file.stem}-nearest.kept')
 
-def _try_spaces(index: KeyIndex, ids, k: int, values, probs, betas, progress) -> list: # the best first
+def _try_spaces(index, ids, k: int, values, probs, betas, progress) -> list: # the best first
     "Distance, number, vote and what it says, for the vectors of each block, as they are and centred."
     queries = index.queries(index.strings.tokens(ids))
-    own, tried = torch.as_tensor(index.row_of[ids]).long(), []
-    spaces = [Vote(b, centred) for b in range(len(index.keys)) for centred in (False, True)]
+    own, tried = torch.as_tensor(index.rows_of(index.strings.tokens(ids))).long(), []
+    spaces = [Vote(b, centred) for b in range(index.model.n_layer) for centred in (False, True)]
     for i, v in enumerate(tqdm(spaces, disable=not progress)):
-        found = v.nearest(queries, index.keys, k, own)
-        distance, best = tuned_vote(v, found, values, probs, betas)
-        says = sharpen(normalise(vote(found, values, best.beta)), best.power)
+        found, follows = _votes(index, v.nearest_in(index, queries, k, own), values)
+        distance, best = tuned_vote(v, found, follows, probs, betas)
+        says = sharpen(normalise(vote(found, follows, best.beta)), best.power)
         tried.append((distance, i, best, says))
     return sorted(tried)
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025b
 def calibrate_nearest(corpus: Corpus,
                       model: Decoder,
-                      index: KeyIndex = None, # default: that of length 10
+                      index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
                       n=2000, # strings to tune on; fewer if what is said of them would exceed 2 GB
                       k=1000, betas=BETAS, progress=True) -> NearestApproximation:
     "Find how the nearest strings of a model vote best, and keep it in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, unigram = index.strings, unigram_distribution(corpus)
-    values = next_counts(strings, len(corpus.tokenizer))[index.ids]
+    values = index.next_counts()
     width = condense(values)[0].width
     ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*width) + 1):]
     probs = next_char_probs(model, strings.tokens(ids)).cpu()

@@ -21,12 +21,13 @@ from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import LARGE, SparseCounts, Values, best_device, block_counts
-from .cosine_sims import check_thresholds, similar, threshold_attention
+from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
-from .data import Corpus, prompt_ids
+from .data import PIECE, Corpus, prompt_ids
 from .model import Transformer, next_char_probs, plain_state
 from .other_models import Decoder
+from .shards import ShardedIndex
 from .text_analysis import hellinger, next_counts, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006
@@ -42,7 +43,9 @@ def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
 # %% ../nbs/07_similar_space.ipynb #s003
 def unigram_distribution(corpus: Corpus) -> torch.Tensor: # (vocab_size,) float64
     "How often each character occurs in the corpus, as a distribution."
-    return normalise(torch.from_numpy(np.bincount(corpus.tokens, minlength=len(corpus.tokenizer))))
+    n, tokens = len(corpus.tokenizer), corpus.tokens
+    pieces = (tokens[i:i+PIECE] for i in range(0, len(tokens), PIECE)) # for the sake of memory
+    return normalise(torch.from_numpy(sum(np.bincount(piece, minlength=n) for piece in pieces)))
 
 # %% ../nbs/07_similar_space.ipynb #s005
 def mean_distance(counts: torch.Tensor,  # (n_layer, n_queries, vocab_size)
@@ -201,6 +204,20 @@ def evidence(self: Approximation,
         return Evidence(block, f'cosine above {threshold:g}', rows, cosines, torch.ones_like(rows))
     return [of(b, t) for b, t in enumerate(self.thresholds)]
 
+# %% ../nbs/07_similar_space.ipynb #e004b
+@patch
+def evidence_in(self: Approximation, index: KeyIndex | ShardedIndex, query, exclude=-1, device='cpu') -> list:
+    "`evidence` of an index in one file or in shards."
+    if isinstance(index, KeyIndex): return self.evidence(query, index.keys, exclude, device)
+    def of(block, threshold):
+        def search(shard, check, least):
+            check()
+            found = similar(query[block], shard.keys[block], threshold, exclude - shard.begin, device)
+            return [x[None] for x in found]
+        rows, cosines = (x[0] for x in index.best(search, 1))
+        return Evidence(block, f'cosine above {threshold:g}', rows, cosines, torch.ones_like(rows))
+    return [of(b, t) for b, t in enumerate(self.thresholds)]
+
 # %% ../nbs/07_similar_space.ipynb #e006
 @patch
 def parts(self: Approximation,
@@ -342,13 +359,13 @@ def condense(values: SparseCounts,
 # %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
               model: Decoder,
-              index: KeyIndex = None, # default: that of length 10
+              index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
               n=4000, # strings to tune on; fewer if all that is counted for them would exceed 2 GB
               progress=True) -> Approximation:
     "Find thresholds and weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, n_layer = index.strings, model.n_layer
-    all_values = next_counts(strings, len(corpus.tokenizer))[index.ids]
+    all_values = index.next_counts()
     values, unigram = condense(all_values, unigram_distribution(corpus))
     n, best = min(n, 2**28 // (13*n_layer*values.width) + 1), float64([[.775]]*n_layer)
     # coarse on a fifth of the strings, then fine on all
@@ -357,7 +374,7 @@ def calibrate(corpus: Corpus,
         _, probs = condense(all_values, next_char_probs(model, strings.tokens(ids)).cpu())
         grid = (best + offsets).clamp(-1, .99).round(decimals=4)
         queries = index.queries(strings.tokens(ids))
-        counts, _ = threshold_attention(queries, index.keys, values, grid, progress=progress)
+        counts, _ = index.count(queries, values, grid, progress=progress)
         best = grid[torch.arange(n_layer), block_distances(counts, probs, unigram).argmin(1)][:, None]
     chosen, weights, _ = fit(counts, probs, unigram)
     weights = float64([float(f'{w:.3g}') for w in weights])

@@ -15,8 +15,8 @@ def pytest_configure(config):
 
 # Files that take longest come first, or one process would be left with them at the end.
 LONGEST = ['test_training', 'test_explore', 'test_text', 'test_command', 'test_gpu', 'test_state',
-           'test_threshold_attention', 'test_index', 'test_faults', 'test_gpu_command', 'test_site',
-           'test_reproduce', 'test_preview', 'test_wheel', 'test_variants']
+           'test_threshold_attention', 'test_shards', 'test_index', 'test_faults', 'test_gpu_command',
+           'test_site', 'test_reproduce', 'test_preview', 'test_wheel', 'test_variants']
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))

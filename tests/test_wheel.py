@@ -59,7 +59,7 @@ def test_package_comes_from_the_wheel(env, elsewhere):
     if os.name == 'posix':
         assert str(env) in (scripts(env)/'ffn_explain').read_text(encoding='utf-8').splitlines()[0]
 
-COMMANDS = 'ffn_explain', 'ffn_train', 'ffn_calibrate', 'ffn_counts', 'ffn_cache', 'ffn_explore'
+COMMANDS = 'ffn_explain', 'ffn_train', 'ffn_calibrate', 'ffn_counts', 'ffn_shards', 'ffn_cache', 'ffn_explore'
 HELP = """
 from importlib.metadata import entry_points
 for command in entry_points(group='console_scripts'):

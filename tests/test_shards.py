@@ -1,0 +1,382 @@
+"An index in shards: the same as in one file, whoever builds it, whatever dies, whatever is missing."
+import json, os, shutil, signal, subprocess, sys, time
+from dataclasses import asdict
+from pathlib import Path
+import pytest, torch
+from shakespeare_ffn import shards
+from shakespeare_ffn.core import UserError
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.cosine_sims import threshold_attention
+from shakespeare_ffn.data import load_corpus, prompt_ids
+from shakespeare_ffn.explain import explain, main, run_explain
+from shakespeare_ffn.model import Config, Transformer, load_model, save_model
+from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
+from shakespeare_ffn.nearest_strings import nearest_approximation
+from shakespeare_ffn.shards import build_shards, open_shards
+from shakespeare_ffn.similar_space import Approximation, calibrate, tuned_approximation
+from shakespeare_ffn.text_analysis import next_counts
+from forked import ranks
+
+SIZE = 1024 # strings of a shard, two chunks
+
+@pytest.fixture(autouse=True)
+def full(monkeypatch): monkeypatch.setenv('SHAKESPEARE_FFN_SCALE', 'full')
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory, corpus):
+    "A piece of the corpus, and a small model of it"
+    folder = tmp_path_factory.mktemp('small')
+    (folder/'piece.txt').write_text(corpus.text[:8000], encoding='utf-8', newline='')
+    piece = load_corpus(folder/'piece.txt')
+    torch.manual_seed(0)
+    small = Transformer(Config(len(piece.tokenizer), n_layer=2, n_embed=32, n_head=2))
+    save_model(small, folder/'weights.safetensors', dict(corpus_sha256=piece.sha256), piece.tokenizer.chars)
+    return folder/'piece.txt', folder/'weights.safetensors'
+
+@pytest.fixture(scope='module')
+def piece(files): return load_corpus(files[0])
+
+@pytest.fixture(scope='module')
+def model(files): return load_model(files[1])
+
+START = f'''
+import os, signal, sys, torch, torch.distributed as dist
+torch.set_num_threads(1)
+from shakespeare_ffn import corpus_keys, shards
+from shakespeare_ffn.core import command
+from shakespeare_ffn.data import load_corpus
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.shards import build_shards, joined, open_shards
+corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
+def together(do):
+    def run(argv):
+        with joined(): return do()
+    command('test', run)
+def build(): return build_shards(corpus, model, size={SIZE}, quiet=True)
+'''
+
+BUILD = START + 'together(build)'
+
+# after so many chunks a process ends, without a word
+KILLED = START + '''
+compute, left = corpus_keys._Build.compute_chunk, int(sys.argv[3])
+def compute_chunk(self, i):
+    global left
+    if left == 0: os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return compute(self, i)
+corpus_keys._Build.compute_chunk = compute_chunk
+together(build)
+'''
+
+# one dies, the others would go on for ever
+LINGER = KILLED.replace('    if left == 0:', '''    if left < 0:
+        time.sleep(1)
+        self.done = i
+        return 0
+    if left == 0:''').replace('import os,', 'import time, os,')
+
+def start_all(start, code, world, *args, caches=None, own=None):
+    "Processes that compute together, on one disk or several; `own`: of each, a last argument"
+    envs = [env | dict(SHAKESPEARE_FFN_CACHE=str(caches[i % len(caches)])) if caches else env
+            for i, env in enumerate(ranks(world))]
+    return [start(code, *args, *([own[i]] if own else []), env=env) for i, env in enumerate(envs)]
+
+def ended(processes, seconds=100):
+    "How each ended, and what it said on standard error"
+    said = [p.communicate(timeout=seconds)[1] for p in processes]
+    return [p.returncode for p in processes], said
+
+def folder_of(piece, model) -> Path:
+    return shards.shards_path(shards._wanted(piece, model, 10)[0])
+
+def check_same(piece, model, single):
+    "The shards that are there are the index in one file, bit for bit"
+    index, n = open_shards(piece, model), 0
+    for shard in index.shards:
+        rows = torch.from_numpy(single.row_of[single.strings.ids[shard.strings.first[shard.ids]]])
+        assert torch.equal(shard.keys.view(torch.int16), single.keys[:, rows].view(torch.int16))
+        values = next_counts(single.strings, len(piece.tokenizer))[single.ids][rows]
+        assert torch.equal(shard.values.to_dense().int(), values.to_dense().int())
+        shard.verify()
+        n += len(shard)
+    assert n == len(single)
+    return index
+
+@pytest.fixture(scope='module')
+def single(piece, model, tmp_path_factory):
+    "The index in one file, in a cache of its own"
+    before, threads = os.environ['SHAKESPEARE_FFN_CACHE'], torch.get_num_threads()
+    scale, os.environ['SHAKESPEARE_FFN_SCALE'] = os.environ['SHAKESPEARE_FFN_SCALE'], 'full'
+    os.environ['SHAKESPEARE_FFN_CACHE'] = str(tmp_path_factory.mktemp('single'))
+    torch.set_num_threads(1)
+    try: return corpus_index(piece, model, quiet=True)
+    finally:
+        os.environ.update(SHAKESPEARE_FFN_CACHE=before, SHAKESPEARE_FFN_SCALE=scale)
+        torch.set_num_threads(threads)
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_processes_build_what_one_builds(new_cache, start, files, piece, model, single, world):
+    codes, said = ended(start_all(start, BUILD, world, *files))
+    assert codes == [0]*world, said
+    index = check_same(piece, model, single)
+    assert len(index.shards) == -(-len(single)//SIZE) > 3
+
+def copied(caches, target):
+    "All that some disks hold, on one"
+    for cache in caches: shutil.copytree(cache/'keys', target/'keys', dirs_exist_ok=True)
+
+@pytest.fixture
+def disks(tmp_path): # one for each of three processes
+    found = [tmp_path/f'disk{i}' for i in range(3)]
+    for disk in found: disk.mkdir()
+    return found
+
+def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, disks):
+    codes, said = ended(start_all(start, BUILD, 2, *files, caches=disks))
+    assert codes == [0, 0], said
+    built = [sorted(p.name for p in disk.glob('keys/*-shards/*/')) for disk in disks[:2]]
+    assert built[0] and built[1] and not set(built[0]) & set(built[1])
+    copied(disks[:2], new_cache)
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+@pytest.mark.parametrize('first, then', [(2, 1), (2, 3), (3, 2)])
+def test_a_build_is_taken_up_by_another_number(new_cache, start, files, piece, model, single, first, then):
+    codes, said = ended(start_all(start, KILLED, first, *files, own=[3]*first))
+    assert -signal.SIGKILL in codes, said
+    found = shards.shards_seen(folder_of(piece, model))[1]
+    assert 0 < sum(min(n, 2) for n in found.values()) < len(single)/512 # chunks; some shards are half-built
+    whole = {p: p.stat().st_mtime_ns for p in folder_of(piece, model).glob('*/manifest.json')}
+    codes, said = ended(start_all(start, KILLED, then, *files, own=[99]*then))
+    assert codes == [0]*then, said
+    assert all(p.stat().st_mtime_ns == changed for p, changed in whole.items())
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+def test_finished_chunks_are_not_computed_again(new_cache, start, files, piece, model, single):
+    codes, _ = ended(start_all(start, KILLED, 1, *files, own=[5]))
+    assert codes == [-signal.SIGKILL]
+    left = -(-len(single)//512) - 5
+    # whoever has one chunk fewer to compute than are left is killed, whoever has as many is not
+    for n, ends in (left-1, -signal.SIGKILL), (1, 0):
+        codes, said = ended(start_all(start, KILLED, 1, *files, own=[n]))
+        assert codes == [ends], said
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+def test_local_disks_are_taken_up_by_another_number(new_cache, start, files, piece, model, single, disks):
+    ended(start_all(start, KILLED, 2, *files, caches=disks, own=[3, 3]))
+    codes, said = ended(start_all(start, BUILD, 3, *files, caches=disks))
+    assert codes == [0]*3, said
+    copied(disks, new_cache)
+    check_same(piece, model, single)
+
+@pytest.mark.posix
+@pytest.mark.parametrize('dies', [0, 1])
+def test_when_one_dies_the_others_end(new_cache, start, files, dies):
+    processes = start_all(start, LINGER, 3, *files, own=[1 if i == dies else -1 for i in range(3)])
+    assert processes[dies].wait(100) == -signal.SIGKILL
+    died = time.monotonic()
+    codes, said = ended(p for i, p in enumerate(processes) if i != dies)
+    assert time.monotonic() - died < 10
+    assert all(s.startswith(f'test: process {dies} of 3 ended') and s.count('\n') == 1 for s in said), said
+
+# What cannot be used is said in one line, and left as it is.
+
+OPEN = START + 'together(lambda: open_shards(corpus, model))'
+
+def contents(folder): # but for locks
+    files = [p for p in folder.rglob('*') if p.is_file() and p.suffix != '.lock']
+    return {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in files}
+
+def refused(start, files, code, world, says, folder):
+    before = contents(folder)
+    codes, said = ended(start_all(start, code, world, *files))
+    assert codes == [2]*world and all(says in s and s.count('\n') == 1 for s in said), said
+    assert contents(folder) == before
+
+@pytest.fixture(scope='module')
+def built_once(piece, model, tmp_path_factory):
+    cache = tmp_path_factory.mktemp('built')
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv('SHAKESPEARE_FFN_CACHE', str(cache))
+        m.setenv('SHAKESPEARE_FFN_SCALE', 'full')
+        build_shards(piece, model, size=SIZE, quiet=True)
+    return cache
+
+@pytest.fixture
+def built(built_once, new_cache, piece, model):
+    "The folder of a build that is whole"
+    copied([built_once], new_cache)
+    return folder_of(piece, model)
+
+@pytest.mark.parametrize('world', [1, 2])
+def test_a_missing_shard(built, start, files, world):
+    shutil.rmtree(sorted(built.glob('*-of-*/'))[2])
+    refused(start, files, OPEN, world, 'these are missing: 2; build them with ffn_shards', built)
+
+@pytest.mark.parametrize('world', [1, 2])
+@pytest.mark.parametrize('changed', [dict(arithmetic='float16'), dict(weights_sha256='0'*64),
+                                     dict(shard=[0, 1024, 99])], ids=str)
+def test_a_shard_of_another_build(built, start, files, world, changed):
+    manifest = sorted(built.glob('*-of-*/manifest.json'))[1]
+    said = json.loads(manifest.read_text(encoding='utf-8'))
+    manifest.write_text(json.dumps(said | changed), encoding='utf-8')
+    [name] = changed
+    refused(start, files, OPEN, world, f'its {name} is', built)
+    refused(start, files, BUILD, world, f'belongs to another build: its {name} is', built)
+
+def test_a_shard_in_the_place_of_another(built, start, files):
+    first, second, *_ = sorted(built.glob('*-of-*/'))
+    shutil.rmtree(second)
+    shutil.copytree(first, second)
+    refused(start, files, OPEN, 1, 'do not add up to one index', built)
+    refused(start, files, BUILD, 2, 'belongs to another build', built)
+
+def test_another_division(built, start, files):
+    smaller = BUILD.replace(f'size={SIZE}', 'size=512')
+    refused(start, files, smaller, 2, 'holds shards of another build', built)
+    (built/'00001-of-00099').mkdir()
+    refused(start, files, OPEN, 2, 'holds shards of 2 builds', built)
+
+def test_processes_with_different_texts(new_cache, start, files, tmp_path):
+    (other := tmp_path/'other.txt').write_bytes(files[0].read_bytes()[:-1])
+    a, b = ranks(2)
+    processes = [start(BUILD, files[0], files[1], env=a), start(BUILD, other, files[1], env=b)]
+    codes, said = ended(processes)
+    assert codes == [2, 2] and all('process 1 has another text' in s for s in said), said
+
+def test_damage_is_built_again(built, start, files, piece, model, single):
+    "by whoever builds; who asks only, says so"
+    first, second, third, *_ = sorted(built.glob('*-of-*/'))
+    (first/'strings.kept').write_bytes(b'nothing')
+    (second/'manifest.json').write_bytes(b'{}')
+    os.truncate(third/'keys.bfloat16', 100)
+    with pytest.raises(UserError, match='cannot be used with the other shards'): open_shards(piece, model)
+    codes, said = ended(start_all(start, BUILD, 2, *files))
+    assert codes == [0, 0], said
+    check_same(piece, model, single)
+
+# The commands find shards.
+
+RULES = {'thresholds': Approximation((.6, .9), (1., 2.)),
+         'nearest': NearestApproximation(30, (Vote(0, False, 9., 1.1, .4), Vote(1, True, 7., 1., .6)))}
+EXPLAIN = '''
+import sys
+from functools import partial
+from shakespeare_ffn import explain
+explain.calibrate = partial(explain.calibrate, n=100)
+explain.calibrate_nearest = partial(explain.calibrate_nearest, n=20, k=40, betas=(8, 16))
+explain.calibrate_main(sys.argv[2:]) if sys.argv[1] == '--calibrate' else explain.main(sys.argv[1:])
+'''
+
+def close(a, b):
+    "Are two explanations the same, but for the last digits of numbers?"
+    if isinstance(a, float): return abs(a - b) < 1e-5
+    if isinstance(a, dict): return a.keys() == b.keys() and all(close(a[k], b[k]) for k in a)
+    if isinstance(a, list): return len(a) == len(b) and all(map(close, a, b))
+    return a == b
+
+@pytest.mark.parametrize('rule', RULES.values(), ids=RULES)
+@pytest.mark.parametrize('exclude', [False, True])
+def test_an_explanation_is_the_same(built, single, piece, model, monkeypatch, rule, exclude):
+    for prompt in piece.text[400:410], 'to the hou', 'Speak':
+        found = explain(prompt, piece, model, rule, exclude_self=exclude, quiet=True)
+        with monkeypatch.context() as m:
+            m.setenv('SHAKESPEARE_FFN_CACHE', str(single.path.parents[1]))
+            expected = explain(prompt, piece, model, rule, exclude_self=exclude, quiet=True)
+        assert close(found.to_dict(), expected.to_dict())
+        assert all(len(block.similar) > 0 for block in found.blocks)
+
+def as_by_torchrun(start, *args):
+    processes = start_all(start, EXPLAIN, 2, *args)
+    said = [p.communicate(timeout=200) for p in processes]
+    return max(p.returncode for p in processes), *said[0], said[1][0]
+
+def by_torchrun(start, *args):
+    torchrun = sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'
+    done = subprocess.run([*torchrun, '--no-python', sys.executable, '-c', EXPLAIN, *map(str, args)],
+                          capture_output=True, text=True, encoding='utf-8', timeout=200)
+    return done.returncode, done.stdout, done.stderr, ''
+
+torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('processes as it starts them do the same'))
+
+@pytest.mark.parametrize('together', [as_by_torchrun, torchrun_itself])
+def test_two_processes_tune_and_explain(built, single, files, piece, model, start, monkeypatch, together):
+    options = '--model', str(files[1]), '--text', str(files[0])
+    code, said, error, other = together(start, '--calibrate', *options)
+    assert code == 0 and 'nearest' in said and other.strip() == '', error
+    code, shown, error, other = together(start, 'to the hou', *options, '--json')
+    assert code == 0 and other.strip() == '', error
+    tuned, tuned_nearest = tuned_approximation(model), nearest_approximation(model)
+    monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(single.path.parents[1]))
+    by_thresholds = calibrate(piece, model, single, n=100, progress=False)
+    assert asdict(tuned) == asdict(by_thresholds)
+    nearest = calibrate_nearest(piece, model, single, n=20, k=40, betas=(8, 16), progress=False)
+    assert close(json.loads(json.dumps(asdict(tuned_nearest))), json.loads(json.dumps(asdict(nearest))))
+    assert close(json.loads(shown), json.loads(run_explain(['to the hou', *options, '--json'])))
+
+def test_a_missing_shard_is_said_by_the_command(built, files, capsys, piece, model):
+    shutil.rmtree(sorted(built.glob('*-of-*/'))[0])
+    with pytest.raises(SystemExit) as end:
+        main(['to the hou', '--model', str(files[1]), '--text', str(files[0]), '--thresholds', '.5,.5',
+              '--weights', '1,1'])
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == '' and err.count('\n') == 1 and 'missing: 0' in err
+
+COUNT = START + '''
+queries, thresholds, own, expected = torch.load(sys.argv[3], weights_only=False)
+def count():
+    index = open_shards(corpus, model)
+    mine = torch.from_numpy(index.rows_of(index.strings.tokens(own)))
+    found = index.count(queries, index.next_counts(), thresholds, mine)
+    assert all(map(torch.equal, found, expected))
+    return index
+together(count)
+'''
+
+@pytest.mark.parametrize('world', [1, 2, 3])
+def test_counts_are_the_same(built, single, start, files, piece, tmp_path, world):
+    own = prompt_ids(single.strings, 20)
+    queries, thresholds = single.queries(single.strings.tokens(own)), [[.6, .9], [.7, .8]]
+    values, rows = single.next_counts(), torch.from_numpy(single.row_of[own])
+    expected = threshold_attention(queries, single.keys, values, thresholds, rows)
+    assert expected[1].sum() > 0
+    torch.save((queries, thresholds, own, expected), tmp_path/'case.pt')
+    codes, said = ended(start_all(start, COUNT, world, *files, tmp_path/'case.pt'))
+    assert codes == [0]*world, said
+
+def ip(*args): subprocess.run(['ip', *args], check=True, capture_output=True)
+
+@pytest.fixture
+def hosts():
+    "Two network namespaces that see each other, as two machines do"
+    names = [f'ffn{os.getpid()}{i}' for i in range(2)]
+    try:
+        for name in names: ip('netns', 'add', name)
+        ends = [end for name in names for end in ('netns', name)]
+        ip('link', 'add', 'eth0', *ends[:2], 'type', 'veth', 'peer', 'name', 'eth0', *ends[2:])
+        for i, name in enumerate(names):
+            ip('-n', name, 'addr', 'add', f'10.77.0.{i+1}/24', 'dev', 'eth0')
+            for link in 'eth0', 'lo': ip('-n', name, 'link', 'set', link, 'up')
+        yield names
+    except (OSError, subprocess.CalledProcessError) as e:
+        pytest.skip(f'network namespaces are not to be had here: {e}')
+    finally:
+        for name in names: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
+
+@pytest.mark.posix
+@pytest.mark.slow('two processes on one machine, each on its own disk, do the same')
+def test_two_hosts(hosts, new_cache, files, piece, model, single, disks):
+    there = dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME='eth0')
+    processes = [subprocess.Popen(['ip', 'netns', 'exec', host, sys.executable, '-c', BUILD, *files],
+                                  env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), text=True,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                 for host, env, disk in zip(hosts, ranks(2), disks)]
+    codes, said = ended(processes)
+    assert codes == [0, 0], said
+    assert all(list(disk.glob('keys/*-shards/*/manifest.json')) for disk in disks[:2])
+    copied(disks[:2], new_cache)
+    check_same(piece, model, single)
