@@ -347,7 +347,8 @@ def _compute(work: _Work, peers: Peers, quiet: bool):
     "Build the shards of this process."
     mine, (n_layer, n_keys, width) = _divide(work, peers), work.whole['shape']
     say(f'Building the index of {n_keys:,} strings of length {work.whole["length"]} in {work.n_shards:,} '
-        f'shards by {peers.world} process{"es"*(peers.world > 1)}: {human(2*n_layer*n_keys*width)} in all.', quiet)
+        f'shards by {peers.world} process{"es"*(peers.world > 1)}: '
+        f'{human(2*n_layer*n_keys*width)} in all.', quiet)
     sizes = np.array([b-a for a, b in map(work.ends, mine)], int)
     with disk_faults(shards_path(work.whole)), peers.watched() as check:
         with progress_bar(sizes.sum(), 0, quiet) as bar:
