@@ -135,7 +135,6 @@ def _nearest_at_once(queries, keys, k: int, exclude, n=2**30) -> Nearest: # n: c
         leaves_out = (out >= 0).nonzero().squeeze(1)
         cosines[leaves_out, out[leaves_out]] = -torch.inf
         kth.append(cosines.topk(k, sorted=False)[0].amin(1))
-        # whatever may belong to the k nearest, were cosines exact
         near = (cosines >= kth[-1][:, None] - 2*error_bound(keys.shape[1])).nonzero()
         found.append((near[:, 0].int() + i*some, near[:, 1].int(), cosines[near[:, 0], near[:, 1]]))
     return _chosen(Pairs(*map(torch.cat, zip(*found))), torch.cat(kth), queries, keys, k)

@@ -66,7 +66,6 @@ def extensions(corpus: Corpus,
     "How many different characters stand before each string of `m` characters and each that follows it."
     n_vocab, longer = len(corpus.tokenizer), corpus.substrings(m+1)
     row, column, _ = next_counts(longer, n_vocab).expand(torch.arange(len(longer)))
-    # without the character that stands before
     shorter = corpus.substrings(m).ids[longer.first[row]+1] if m else np.zeros(len(row), np.int64)
     # one pair for each string and next character; what is counted is who stands before
     pairs, n = np.unique(shorter*n_vocab + column.numpy(), return_counts=True)
@@ -129,7 +128,6 @@ def witten_bell(counts: torch.Tensor, # (n_orders, n, vocab_size), from order 0 
     a = torch.zeros(len(counts)) if a is None else a
     p = normalise(counts[0])
     for order, x in enumerate(counts[1:], 1):
-        # how often anything follows, and how many different characters do
         t, d = x.sum(-1, keepdim=True).double(), (x > 0).sum(-1, keepdim=True).double()
         share = (a[order] + b*t.clamp(min=1).log() - c*d.clamp(min=1).log()).sigmoid().where(t > 0, 0.)
         p = share*normalise(x) + (1-share)*p

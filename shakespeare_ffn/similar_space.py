@@ -433,7 +433,6 @@ def agreement(p: torch.Tensor, # (n_queries, vocab_size) predictions
     place = ((ours == models) & says).double().mean(0)
     sets = []
     for i in range(1, n+1):
-        # two sets are the same if they are when sorted
         same = ours[:, :i].sort().values == models[:, :i].sort().values
         sets.append((same & says[:, :i]).all(1).double().mean())
     return place, torch.stack(sets)
