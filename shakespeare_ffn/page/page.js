@@ -184,7 +184,7 @@ function draw() {
   drawBlocks(found)
   drawStrings(found)
 }
-const redraw = () => { frame ||= requestAnimationFrame(draw) }
+const redraw = () => { if (prompt) frame ||= requestAnimationFrame(draw) } // before that there is nothing to draw
 
 // ---- What can be moved ---------------------------------------------------------------------------------------
 
@@ -428,7 +428,7 @@ function fit() { // into the page around: its height, and its light or dark
   const dress = () => {
     for (const scheme of ['light', 'dark'])
       document.documentElement.classList.toggle(scheme, around.classList.contains(`quarto-${scheme}`))
-    if (contents) redraw()
+    redraw()
   }
   new MutationObserver(dress).observe(around, { attributeFilter: ['class'] })
   new ResizeObserver(() => { frameElement.style.height = `${document.body.offsetHeight}px` }).observe(document.body)
