@@ -508,13 +508,19 @@ def _sample_of(units, keys, own, n_groups=16, n_queries=8192) -> tuple: # unit r
 # %% ../nbs/05_cosine_sims.ipynb #bxa
 class SieveCost(NamedTuple):
     "What a sieve costs on a sample, and what it is good for."
-    seconds: float # for all pairs
+    fixed: float   # seconds for hardly any pair
+    seconds: float # more seconds for all pairs
     share: float   # of the pairs, let through
 
 def _n_pairs(candidates: list) -> int: return sum(map(len, candidates))
 
-def _cost_of(find, n_pairs: int) -> SieveCost: # find() → candidates
-    return SieveCost(_time_of(find), _n_pairs(find())/n_pairs)
+def _cost_of(refine,                 # candidates → candidates
+             everyone: list,         # candidates: all queries for each group
+             every=1.,               # how many queries each of them stands for
+            ) -> SieveCost:
+    few = [q[:1] for q in everyone]
+    fixed, seconds = (_time_of(lambda: refine(found)) for found in (few, everyone))
+    return SieveCost(fixed/every, seconds - fixed, _n_pairs(refine(everyone))/_n_pairs(everyone))
 
 # %% ../nbs/05_cosine_sims.ipynb #t009
 def _plan_costs(costs: dict,         # Sieve → SieveCost
@@ -526,7 +532,8 @@ def _plan_costs(costs: dict,         # Sieve → SieveCost
     plans = {plan: seconds + share*decide} if share < .5 else {}
     for sieve, cost in costs.items():
         if plan and sieve.directions.shape[1] <= plan[-1].directions.shape[1]: continue
-        plans |= _plan_costs(costs, decide, seconds + share*cost.seconds, cost.share, (*plan, sieve))
+        takes = cost.fixed + share*cost.seconds
+        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve))
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
@@ -540,16 +547,17 @@ def _scan(found, own):
     "What counting does with each batch, whatever the values."
     for batch in found: pairs(batch, exceeding(batch, own))
 
-def _cheapest(some, sample, own, sieves: list): # → sieves, or None if all cosines are cheapest
-    "The cheapest plan for a sample of queries and keys."
+def _cheapest(some, sample, own, sieves: list,
+              every: float): # how many queries each of the sample stands for
+    "The cheapest plan for a sample of queries and keys: sieves, or None if it is to compute all cosines."
     cascade, balls = Cascade(some, own), balls_around(sample)
     above, everyone = cascade.above(balls), [torch.arange(len(some))]*(len(sample)//GROUP)
-    n_pairs = _n_pairs(everyone)
-    costs = {s: _cost_of(lambda: s.refine(balls, above, everyone), n_pairs) for s in sieves}
-    by_balls = _cost_of(lambda: cascade.candidates(sample), n_pairs)
+    costs = {s: _cost_of(lambda found: s.refine(balls, above, found), everyone, every) for s in sieves}
+    by_balls = _time_of(lambda: cascade.candidates(sample))
+    share = _n_pairs(cascade.candidates(sample))/_n_pairs(everyone)
     decide = _time_of(lambda: _scan(cascade.batches_of(sample, 0, everyone), own))
     plans = {None: _time_of(lambda: _scan(all_cosines(some, sample, 0), own))}
-    plans |= _plan_costs(costs, decide, *by_balls)
+    plans |= _plan_costs(costs, decide, by_balls, share)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
@@ -565,7 +573,8 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = principal(keys), _sample_of(units, keys, own)
     depths = [d for d in dims if d <= units.shape[1]]
-    chosen = _cheapest(some, sample, of_some, [Sieve(some, directions[:, :d], dtype) for d in depths])
+    sieves = [Sieve(some, directions[:, :d], dtype) for d in depths]
+    chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
     return Cascade(units, own, *(Sieve(units, sieve.directions, dtype) for sieve in chosen))
 
