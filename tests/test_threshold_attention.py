@@ -86,7 +86,7 @@ def test_nearest_keys_pass_the_sieve(arithmetic, monkeypatch):
     keys[:1000] = keys[0].clone()
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
-    first_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: sieves[:1]) # timing decides else
+    first_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: sieves[:1]) # else: timing
     with mock.patch.object(cosine_sims, '_cheapest', first_sieve):
         found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
