@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TILE', 'QUERY_TILE', 'LARGE', 'DENSE', 'GROUP', 'DIMS', 'COLUMNS', 'TILES', 'sum_in_order', 'root', 'cosine',
            'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'all_cosines', 'find_true', 'pairs',
-           'SparseCounts', 'Entries', 'Values', 'pair_cosines', 'count_one', 'principal', 'round_up', 'Short',
-           'shorten', 'common_threshold', 'Sieve', 'Boxes', 'Cascade', 'Gathered', 'SieveCost', 'exceeding',
+           'SparseCounts', 'Entries', 'Values', 'pair_cosines', 'count_one', 'Balls', 'balls_around', 'principal',
+           'round_up', 'Short', 'shorten', 'Sieve', 'slack', 'Cascade', 'Gathered', 'SieveCost', 'exceeding',
            'choose_sieve', 'batches', 'launch', 'best_device', 'count_fused', 'levels', 'matches', 'count_levels',
            'check_thresholds', 'block_counts', 'threshold_attention', 'similar', 'watched',
            'shared_threshold_attention']
@@ -92,7 +92,7 @@ class Batch(NamedTuple):
     sizes: list           # rows with the same keys stand together: how many for each run of keys
 
 # %% ../nbs/05_cosine_sims.ipynb #s036
-TILE, QUERY_TILE = 4096, 2048 # keys and queries at a time
+TILE, QUERY_TILE = 4096, 1024 # keys and queries at a time
 
 def all_cosines(units: torch.Tensor, # (n_queries, n_embed) unit rows
                 tile: torch.Tensor,  # (n, n_embed) unit rows of keys
@@ -293,6 +293,29 @@ def count_one(found, queries, keys, values: Values, # found: batches
         values.counts.add_to(counts, q[passed], k[passed])
     return counts[None].long()
 
+# %% ../nbs/05_cosine_sims.ipynb #ba02
+GROUP = 64 # neighbouring keys that are dismissed together
+
+class Balls(NamedTuple):
+    "Groups of 64 neighbouring keys."
+    centres: torch.Tensor # (n, n_embed) float32
+    offsets: torch.Tensor # (n, 64, n_embed) keys less their centre
+    lengths: torch.Tensor # (n, 64) of the offsets
+
+def balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
+                 n_steps=8) -> Balls:
+    "Small balls around groups of keys."
+    groups = keys.unflatten(0, (-1, GROUP))
+    with true_float32(): products = groups @ groups.mT
+    weights = torch.full_like(products[..., :1], 1/GROUP) # of a group's keys in its centre
+    for step in range(n_steps):
+        farthest = (products @ weights).argmin(1, keepdim=True)
+        weights *= 1 - 1/(step+4)
+        weights.scatter_add_(1, farthest, torch.full_like(weights[:, :1], 1/(step+4)))
+    with true_float32(): centres = weights.mT @ groups
+    offsets = groups - centres
+    return Balls(centres[:, 0], offsets, offsets.norm(dim=2))
+
 # %% ../nbs/05_cosine_sims.ipynb #c036
 def principal(keys: torch.Tensor, # (n_keys, n_embed)
               n=20_000,           # rows to look at
@@ -305,6 +328,7 @@ def principal(keys: torch.Tensor, # (n_keys, n_embed)
 # %% ../nbs/05_cosine_sims.ipynb #c039
 def round_up(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     "The smallest numbers of a floating format that are at least `x`."
+    if x.dtype == dtype: return x
     y = x.to(dtype)
     return y.where(y.to(x.dtype) >= x, torch.nextafter(y, torch.full_like(y, torch.inf)))
 
@@ -316,139 +340,104 @@ class Short(NamedTuple):
     rounding: torch.Tensor # (n,) bound on the length of what rounding takes away
 
 # %% ../nbs/05_cosine_sims.ipynb #t011
-def shorten(units: torch.Tensor,      # (n, n_embed) unit rows
+def shorten(rows: torch.Tensor,       # (n, n_embed) float32
             directions: torch.Tensor, # (n_embed, d)
             dtype: torch.dtype,
-            scale=torch.ones(1),      # (n,) or (1,), at most 1: what rows are multiplied by
+            lengths=torch.ones(1),    # (n,) or (1,), of the rows
            ) -> Short:
     "Rows as the sieve sees them."
     n_embed, d = directions.shape
-    with true_float32(): p = units @ directions
+    with true_float32(): p = rows @ directions
     slack = 8*n_embed*d**.5*2**-24 # what float32 may do to p, and to its square
-    rest = (1 + slack - p.square().sum(1)).clamp_min(0).sqrt()
-    p, rest = p*scale[:, None], round_up(rest.double()*scale, torch.float32)
+    rest = ((1 + slack)*lengths.square() - p.square().sum(1)).clamp_min(0).sqrt()
     short = p.to(dtype)
     return Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
 
-# %% ../nbs/05_cosine_sims.ipynb #ct1
-def common_threshold(own: torch.Tensor) -> tuple: # (n,) float64 → a number, (n,) float32
-    "The lowest threshold, and what each query is scaled by so that it serves."
-    lowest = own.min()
-    return lowest.item(), round_up(lowest/own, torch.float32).where(own > lowest, 1.)
-
 # %% ../nbs/05_cosine_sims.ipynb #c041
-GROUP = 64 # neighbouring keys that are dismissed together
-
 class Sieve:
-    "Finds, for groups of 64 neighbouring keys, the queries that may exceed a threshold with one of them."
-    width = 1 # keys in a row
+    "Finds, for groups of 64 neighbouring keys, which of some queries may exceed their thresholds with one."
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
                  directions: torch.Tensor,       # (n_embed, d)
-                 threshold,                      # a number, or one for each query, above 0
                  dtype=torch.bfloat16):
         self.directions, self.dtype = directions, dtype
-        lowest, scale = common_threshold(float64(threshold).expand(len(units)))
-        p, rest, rounding = shorten(units, directions, dtype, scale)
-        self.threshold = lowest - 2*error_bound(units.shape[1]) - rounding.max()
-        ones = torch.ones_like(p[:, :1]).expand(-1, 2)
-        self.queries = torch.cat([p, round_up(rest, dtype)[:, None], ones], 1)
+        p, rest, rounding = shorten(units, directions, dtype)
+        self.rounding = rounding.max()
+        ends = torch.tensor([0., 1], dtype=dtype).expand(len(units), -1)
+        self.queries = torch.cat([p, round_up(rest, dtype)[:, None], ends], 1)
         self.sign = torch.int16 if dtype == torch.bfloat16 else torch.int32 # what a number's sign is read as
         # memory that is used again and again
-        self.scores = p.new_empty(max(QUERY_TILE*TILE//4, GROUP*len(units)))
-        self.gathered = torch.empty_like(self.queries)
+        self.scores, self.gathered = p.new_empty(GROUP*len(units)), torch.empty_like(self.queries)
 
     def __repr__(self):
         dtype = str(self.dtype).removeprefix('torch.')
-        return f"{type(self).__name__}({self.directions.shape[1]} dimensions, {dtype})"
+        return f'Sieve({self.directions.shape[1]} dimensions, {dtype})'
 
 # %% ../nbs/05_cosine_sims.ipynb #s078
-@patch
-def with_bounds(self: Sieve, p, rest, margin): # (n, m), (n,), (n,) → (n, m+3)
-    "Rows whose dot product with a query's is positive if the pair may pass."
-    above = margin - self.threshold
-    high = above.to(self.dtype)                          # one number of a short format is not near enough
-    low = round_up(above - high.float(), self.dtype)
-    ends = [round_up(rest, self.dtype), high, low]
-    return torch.cat([p, torch.stack(ends, 1)], 1)
+def slack(balls: Balls) -> torch.Tensor: # (n, 1)
+    "What float32 may do to the bounds of a group, and more."
+    return 2*error_bound(balls.centres.shape[1]) * (2 + balls.lengths.amax(1, keepdim=True))
 
 @patch
-def rows(self: Sieve, keys): # (n, n_embed) unit rows → (n, d+3)
+def rows(self: Sieve, balls: Balls): # → (64·n, d+3)
     "What queries are multiplied with."
-    return self.with_bounds(*shorten(keys, self.directions, self.dtype))
+    p, rest, rounding = shorten(balls.offsets.flatten(0, 1), self.directions, self.dtype,
+                                balls.lengths.flatten())
+    margin = rounding + (self.rounding*balls.lengths + slack(balls)).flatten()
+    ends = torch.stack([rest, torch.ones_like(rest), margin], 1)
+    return torch.cat([p, round_up(ends, self.dtype)], 1)
 
 # %% ../nbs/05_cosine_sims.ipynb #c043
 @patch
-def candidates(self: Sieve,
-               keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
-              ) -> list:           # a tensor of query numbers for each group
-    "Which queries each group of keys must be compared with."
-    rows, n_queries, together = self.rows(keys), len(self.queries), GROUP//self.width
-    largest = torch.empty(len(keys)//GROUP, n_queries, dtype=self.sign)
-    for k in range(0, len(rows), TILE//4):
-        some = rows[k:k+TILE//4]
-        groups = slice(k//together, (k+len(some))//together)
-        for q in range(0, n_queries, QUERY_TILE):
-            queries = self.queries[q:q+QUERY_TILE]
-            scores = self.scores[:len(some)*len(queries)].view(len(some), -1)
-            with true_float32(): torch.mm(some, queries.T, out=scores)
-            signs = scores.view(self.sign).unflatten(0, (-1, together))
-            torch.amax(signs, 1, out=largest[groups, q:q+QUERY_TILE])
-    return [find_true(reached) for reached in largest > 0]
-
-# %% ../nbs/05_cosine_sims.ipynb #bx2
-class Boxes(Sieve):
-    "Finds them by boxes: the coordinates of 16 neighbouring keys lie between bounds."
-    width = 16
-    def __init__(self, units, directions, threshold, dtype=torch.bfloat16): # as in Sieve
-        super().__init__(units, directions, threshold, dtype)
-        self.queries = torch.cat([self.queries[:, :directions.shape[1]].abs(), self.queries], 1)
-
-    def rows(self, keys): # (n, n_embed) unit rows → (n/16, 2d+3)
-        p, rest, rounding = shorten(keys, self.directions, self.dtype)
-        low, high = p.float().unflatten(0, (-1, self.width)).aminmax(dim=1)
-        middle = ((low+high)/2).to(self.dtype)
-        half = round_up(torch.maximum(high-middle.float(), middle.float()-low), self.dtype)
-        rest, rounding = (x.unflatten(0, (-1, self.width)).amax(1) for x in (rest, rounding))
-        slack = 3*error_bound(2*p.shape[1])
-        return self.with_bounds(torch.cat([half, middle], 1), rest, rounding + slack)
-
-# %% ../nbs/05_cosine_sims.ipynb #bx5
-@patch
-def _keep(self: Sieve, rows, q): # (64, d+3), (n,) → query numbers
+def _keep(self: Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → query numbers
     "Which of some queries may exceed the threshold with one of a group of keys."
     if not len(q): return q
     queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
-    scores = self.scores[:len(q)*len(rows)].view(len(q), -1)
-    with true_float32(): torch.mm(queries, rows.T, out=scores)
+    queries[:, -2] = round_up(above[q], self.dtype)
+    scores = self.scores[:len(q)*GROUP].view(len(q), -1)
+    torch.mm(queries, rows.T, out=scores)
     return q[find_true(scores.view(self.sign).amax(1) > 0)]
 
 # %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
 def refine(self: Sieve,
-           keys: torch.Tensor, # (n, n_embed) unit rows
-           found: list,        # candidates of a coarser sieve
-          ) -> list:           # those of them that stay
+           balls: Balls,
+           above: torch.Tensor, # (n_groups, n_queries) products with the centres, less the thresholds
+           found: list,         # candidates: a tensor of query numbers for each group
+          ) -> list:            # those of them that stay
     "Which candidates this sieve lets through as well."
-    return [self._keep(rows, q) for rows, q in zip(self.rows(keys).split(GROUP), found)]
+    groups = zip(self.rows(balls).split(GROUP), above, found)
+    with true_float32(): return [self._keep(*group) for group in groups]
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
 class Cascade:
-    "Sieves, each finer than the one before, and the cosines of what they let through; without any, of all."
+    "Balls, then sieves, each finer than the one before, and the cosines of what they let through."
     def __init__(self, units: torch.Tensor, # (n_queries, n_embed)
+                 own: torch.Tensor,         # (n_queries,) thresholds
                  *sieves: Sieve):
-        self.units, self.sieves = units, sieves
+        self.units, self.own, self.sieves = units, own.float(), sieves
         # memory that is used again and again: queries of a group, cosines of a batch
         self.queries, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), GROUP)
 
-    def __repr__(self): return ', then '.join(map(str, self.sieves))
+    def __repr__(self): return ', then '.join(['Balls', *map(str, self.sieves)])
+
+    def above(self, balls: Balls) -> torch.Tensor: # (n_groups, n_queries)
+        "The products of queries with the centres, less the thresholds."
+        above = self.units.new_empty(len(balls.centres), len(self.units))
+        parts = zip(*(x.split(QUERY_TILE, dim) for x, dim in ((self.units, 0), (self.own, 0), (above, 1))))
+        with true_float32():
+            for units, own, out in parts: torch.sub(balls.centres @ units.T, own, out=out)
+        return above
 
 # %% ../nbs/05_cosine_sims.ipynb #t005
 @patch
-def candidates(self: Cascade, keys): # as in Sieve
+def candidates(self: Cascade,
+               keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
+              ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
-    found = [torch.arange(len(self.units))]*(len(keys)//GROUP)
-    for i, sieve in enumerate(self.sieves):
-        found = sieve.refine(keys, found) if i else sieve.candidates(keys)
+    balls = balls_around(keys)
+    above, reach = self.above(balls), balls.lengths.amax(1, keepdim=True) + slack(balls)
+    found = [find_true(near) for near in above + reach > 0]
+    for sieve in self.sieves: found = sieve.refine(balls, above, found)
     return found
 
 # %% ../nbs/05_cosine_sims.ipynb #s085
@@ -482,17 +471,23 @@ def batch(self: Gathered) -> Batch:
 
 # %% ../nbs/05_cosine_sims.ipynb #bx8
 @patch
-def candidate_batches(self: Cascade, tile, start):
-    "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
+def batches_of(self: Cascade, tile, start, found: list): # found: candidates for each group
+    "Batches of the cosines of candidates; the next one overwrites it."
     tile = F.pad(tile, (0, 0, 0, -len(tile)%GROUP), value=torch.nan)
     gathered = Gathered(self, tile, start)
-    for k, q in zip(range(0, len(tile), GROUP), self.candidates(tile)):
+    for k, q in zip(range(0, len(tile), GROUP), found):
         if not gathered.fits(q): yield gathered.batch()
         gathered.add(k, q)
     if gathered.n: yield gathered.batch()
 
+@patch
+def candidate_batches(self: Cascade, tile, start):
+    "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
+    found = self.candidates(F.pad(tile, (0, 0, 0, -len(tile)%GROUP)))
+    return self.batches_of(tile, start, found)
+
 # %% ../nbs/05_cosine_sims.ipynb #c049
-DIMS = 29, 45, 61, 93, 125 # numbers of directions to choose from
+DIMS = 12, 28, 44, 60, 92 # numbers of directions to choose from
 
 def _time_of(f) -> float: # seconds, the better of two runs
     def once():
@@ -513,33 +508,32 @@ def _sample_of(units, keys, own, n_groups=16, n_queries=8192) -> tuple: # unit r
 # %% ../nbs/05_cosine_sims.ipynb #bxa
 class SieveCost(NamedTuple):
     "What a sieve costs on a sample, and what it is good for."
-    alone: float    # seconds for all pairs
-    refining: float # seconds for all pairs, as the finer of two; infinite where it cannot be that
-    share: float    # of the pairs, let through
+    fixed: float   # seconds for hardly any pair
+    seconds: float # more seconds for all pairs
+    share: float   # of the pairs, let through
 
 def _n_pairs(candidates: list) -> int: return sum(map(len, candidates))
 
-def _cost_of(sieve: Sieve, sample, everyone: list) -> SieveCost: # everyone: all queries for each group
-    alone = _time_of(lambda: sieve.candidates(sample))
-    refining = _time_of(lambda: sieve.refine(sample, everyone)) if sieve.width == 1 else math.inf
-    return SieveCost(alone, refining, _n_pairs(sieve.candidates(sample))/_n_pairs(everyone))
-
-# %% ../nbs/05_cosine_sims.ipynb #s094
-def _refines(second: Sieve, first: Sieve) -> bool:
-    deeper = second.directions.shape[1] > first.directions.shape[1]
-    return second.width == 1 and (deeper or first.width > 1)
+def _cost_of(refine,                 # candidates → candidates
+             everyone: list,         # candidates: all queries for each group
+             every=1.,               # how many queries each of them stands for
+            ) -> SieveCost:
+    few = [q[:1] for q in everyone]
+    fixed, seconds = (_time_of(lambda: refine(found)) for found in (few, everyone))
+    return SieveCost(fixed/every, seconds - fixed, _n_pairs(refine(everyone))/_n_pairs(everyone))
 
 # %% ../nbs/05_cosine_sims.ipynb #t009
-def _plan_costs(costs: dict,   # Sieve → SieveCost
-                decide: float, # seconds for all pairs once they are let through
-               ) -> dict:      # sieves of a plan → seconds
-    "What each plan of one sieve or two takes."
-    plans, last = {}, {sieve: cost for sieve, cost in costs.items() if cost.share < .5}
-    for first, cost in costs.items():
-        if first in last: plans[first,] = cost.alone + cost.share*decide
-        for second, finer in last.items():
-            if not _refines(second, first): continue
-            plans[first, second] = cost.alone + cost.share*finer.refining + finer.share*decide
+def _plan_costs(costs: dict,         # Sieve → SieveCost
+                decide: float,       # seconds for all pairs once they are let through
+                seconds, share,      # what the beginning of a plan takes and leaves
+                plan=(),             # this beginning, behind the balls
+               ) -> dict:            # sieves of a plan → seconds
+    "What each plan takes."
+    plans = {plan: seconds + share*decide} if share < .5 else {}
+    for sieve, cost in costs.items():
+        if plan and sieve.directions.shape[1] <= plan[-1].directions.shape[1]: continue
+        takes = cost.fixed + share*cost.seconds
+        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve))
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
@@ -553,32 +547,36 @@ def _scan(found, own):
     "What counting does with each batch, whatever the values."
     for batch in found: pairs(batch, exceeding(batch, own))
 
-def _cheapest(some, sample, own, sieves: list) -> tuple: # of sieves, none if that is cheapest
-    "The cheapest plan for a sample of queries and keys."
-    everyone = Cascade(some).candidates(sample)
-    decide = _time_of(lambda: _scan(Cascade(some).candidate_batches(sample, 0), own))
-    plans = {(): _time_of(lambda: _scan(all_cosines(some, sample, 0), own))}
-    plans |= _plan_costs({sieve: _cost_of(sieve, sample, everyone) for sieve in sieves}, decide)
+def _cheapest(some, sample, own, sieves: list,
+              every: float): # how many queries each of the sample stands for
+    "The cheapest plan for a sample of queries and keys: sieves, or None if it is to compute all cosines."
+    cascade, balls = Cascade(some, own), balls_around(sample)
+    above, everyone = cascade.above(balls), [torch.arange(len(some))]*(len(sample)//GROUP)
+    costs = {s: _cost_of(lambda found: s.refine(balls, above, found), everyone, every) for s in sieves}
+    by_balls = _time_of(lambda: cascade.candidates(sample))
+    share = _n_pairs(cascade.candidates(sample))/_n_pairs(everyone)
+    decide = _time_of(lambda: _scan(cascade.batches_of(sample, 0, everyone), own))
+    plans = {None: _time_of(lambda: _scan(all_cosines(some, sample, 0), own))}
+    plans |= _plan_costs(costs, decide, by_balls, share)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
 def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
-                 threshold,           # a number, or one for each query, above 0
+                 threshold,           # a number, or one for each query
                  dtype=None,          # default: bfloat16 where it is fast
                  dims=DIMS):          # to choose from; a single one is taken unasked
     "The `Cascade` that costs least on a sample, or None where it does not pay to have one."
-    dtype = dtype or getattr(torch, fast_arithmetic())
-    if len(dims) == 1: return Cascade(units, Sieve(units, principal(keys)[:, :dims[0]], threshold, dtype))
-    # to shorten a key costs as much as comparing it with so many queries
-    if len(units) <= 2*dims[0] or not len(keys): return None
-    own = float64(threshold).expand(len(units))
+    dtype, own = dtype or getattr(torch, fast_arithmetic()), float64(threshold).expand(len(units))
+    if len(dims) == 1: return Cascade(units, own, Sieve(units, principal(keys)[:, :dims[0]], dtype))
+    # to prepare a key costs as much as comparing it with some dozens of queries
+    if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = principal(keys), _sample_of(units, keys, own)
     depths = [d for d in dims if d <= units.shape[1]]
-    sieves = [kind(some, directions[:, :d], of_some, dtype) for kind in (Sieve, Boxes) for d in depths]
-    chosen = _cheapest(some, sample, of_some, sieves)
-    anew = [type(sieve)(units, sieve.directions, own, dtype) for sieve in chosen]
-    return Cascade(units, *anew) if anew else None
+    sieves = [Sieve(some, directions[:, :d], dtype) for d in depths]
+    chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
+    if chosen is None: return None
+    return Cascade(units, own, *(Sieve(units, sieve.directions, dtype) for sieve in chosen))
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
@@ -591,9 +589,7 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
-    scalable = own.numel() == 0 or own.min() > 0 or own.min() == own.max() # else a sieve cannot serve all
-    sieved = dims and units.is_cpu and scalable
-    cascade = choose_sieve(units, keys, own, dtype, dims) if sieved else None
+    cascade = choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims, nearest_strings
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Boxes, Cascade, Sieve, SparseCounts, Values, batches, cosine
+from shakespeare_ffn.cosine_sims import Cascade, Sieve, SparseCounts, Values, balls_around, batches, cosine
 from shakespeare_ffn.cosine_sims import count_one, error_bound
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
@@ -86,7 +86,7 @@ def test_nearest_keys_pass_the_sieve(arithmetic, monkeypatch):
     keys[:1000] = keys[0].clone()
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
-    first_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves: sieves[:1]) # timing decides else
+    first_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: sieves[:1]) # else: timing
     with mock.patch.object(cosine_sims, '_cheapest', first_sieve):
         found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
@@ -111,21 +111,44 @@ def test_sparse_values_equal_the_loop(problem, large):
 
 @settings(max_examples=150, deadline=None)
 @given(problem=problems(), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32),
-       plan=st.lists(st.tuples(st.sampled_from([Sieve, Boxes]), st.integers(1, 12)), min_size=1, max_size=3))
-def test_sieves_lose_nothing(problem, plan, bfloat16, end, seed):
+       depths=st.lists(st.integers(1, 12), max_size=3), spread=st.booleans())
+def test_sieves_lose_nothing(problem, depths, bfloat16, end, seed, spread):
     "However few dimensions, in any basis, one after the other; the last group of keys need not be whole"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
-    plan = [(kind if i == 0 else Sieve, d) for i, (kind, d) in enumerate(plan)]
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    sieves = [kind(unit(queries), basis[:, :d], threshold, dtype) for kind, d in plan]
-    cascade = Cascade(unit(queries), *sieves)
+    sieves = [Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
+    own = torch.full((len(queries),), threshold, dtype=torch.float64)
+    if spread: own[1:] -= torch.rand(len(own)-1, generator=generator) # a lower threshold lets more through
+    cascade = Cascade(unit(queries), own, *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
     assert torch.equal(counts, expected[0][0])
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('noise', [1e-6, 1e-3, .1, 3])
+def test_bounds_hold_within_what_is_paid_for(noise, dtype):
+    "Scores are no less than the cosines less the threshold, in float64; tight where keys are alike"
+    generator = torch.Generator().manual_seed(0)
+    middle = torch.randn(4, 1, 384, generator=generator)
+    keys = unit((middle + noise*torch.randn(4, 64, 384, generator=generator)).flatten(0, 1))
+    queries = unit(torch.cat([middle[:, 0], -middle[:, 0], torch.randn(50, 384, generator=generator)]))
+    balls, own, q = balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
+    cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64)
+    by_balls = Cascade(queries, own).above(balls) + balls.lengths.amax(1, keepdim=True)
+    sieve = Sieve(queries, torch.linalg.qr(torch.randn(384, 60, generator=generator))[0], dtype)
+    above = Cascade(queries, own).above(balls)
+    for group, rows in enumerate(sieve.rows(balls).split(64)):
+        reached = cosines[:, group].amax(1) - .3
+        assert (by_balls[group] + cosine_sims.slack(balls)[group] >= reached).all()
+        sieve._keep(rows, above[group], q)
+        scores = sieve.scores.view(len(q), 64).float().amax(1)
+        # a score in bfloat16 has the right sign; its size is rounded
+        assert (scores >= reached - (reached.abs()*2**-8 if dtype == torch.bfloat16 else 0)).all()
+        if noise == 1e-6: assert (scores - reached).max() < .01
 
 def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     seen, rows = [], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
