@@ -80,16 +80,16 @@ def attempt(text: Path, weights: Path, cache: Path) -> Attempt:
     said, start, peak = [cache/f'said{rank}' for rank in range(WORLD)], time.monotonic(), 0
     processes = []
     for env, file in zip(environments(cache), said):
-        with open(file, 'w') as f:
+        with open(file, 'w', encoding='utf-8') as f:
             command = [sys.executable, '-c', START, text, weights]
             processes.append(subprocess.Popen(command, env=env, stdout=f))
     while any(p.poll() is None for p in processes):
         peak = max(peak, *(anonymous_memory(p.pid) for p in processes))
         if any(p.poll() for p in processes) or \
-                'built' not in said[0].read_text() and time.monotonic() - start > MOST:
+                'built' not in said[0].read_text(encoding='utf-8') and time.monotonic() - start > MOST:
             for p in processes: p.kill()
         time.sleep(.1)
-    lines = map(str.split, said[0].read_text().splitlines())
+    lines = map(str.split, said[0].read_text(encoding='utf-8').splitlines())
     return Attempt({name: (float(at), int(n)) for name, at, n in lines}, peak, time.monotonic())
 
 def row(millions: int, attempts: list) -> list:

@@ -160,8 +160,8 @@ def test_index_and_explanation(new_cache, model_there, model, corpus):
     assert [b.n_similar for b in said[0].blocks] == [b.n_similar for b in said[1].blocks]
 
 def test_calibration(new_cache, model_there, corpus, monkeypatch):
-    monkeypatch.setattr('shakespeare_ffn.similar_space.threshold_attention', lambda queries, keys, values,
-                        grid, progress:
+    monkeypatch.setattr('shakespeare_ffn.shards.threshold_attention', lambda queries, keys, values,
+                        grid, exclude, progress:
                         # as if it had been counted
                         (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None))
     monkeypatch.setattr('shakespeare_ffn.similar_space.fit', lambda counts, probs, unigram:

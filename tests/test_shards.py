@@ -372,7 +372,7 @@ def hosts():
 def test_two_hosts(hosts, new_cache, files, piece, model, single, disks):
     there = dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME='eth0')
     processes = [subprocess.Popen(['ip', 'netns', 'exec', host, sys.executable, '-c', BUILD, *files],
-                                  env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), text=True,
+                                  env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), encoding='utf-8',
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                  for host, env, disk in zip(hosts, ranks(2), disks)]
     codes, said = ended(processes)
