@@ -159,8 +159,8 @@ AT_ONCE = 32 # prompts
 @patch
 def told_probs(self: PageData, tokens) -> list: # (n, length) → a list of numbers for each prompt
     "What the model says, of `PARTS` parts."
-    probs = next_char_probs(self.model, tokens).cpu().double()
-    return (probs*PARTS).round().long().tolist()
+    probs = torch.cat([next_char_probs(self.model, one) for one in np.split(tokens, len(tokens))])
+    return (probs.cpu().double()*PARTS).round().long().tolist()
 
 @patch
 def tell(self: PageData, prompts: list) -> list: # of the tokens of each → bytes, compressed
@@ -168,8 +168,9 @@ def tell(self: PageData, prompts: list) -> list: # of the tokens of each → byt
     if len(prompts) > AT_ONCE: return self.tell(prompts[:AT_ONCE]) + self.tell(prompts[AT_ONCE:])
     tokens = np.array(prompts)
     own = self.index.rows_of(tokens).tolist()
+    queries = torch.cat([self.index.queries(one) for one in np.split(tokens, len(tokens))], dim=1)
     parts = zip(tokens.tolist(), self.told_probs(tokens), map(self.following, own),
-                self.tell_blocks(self.index.queries(tokens), own))
+                self.tell_blocks(queries, own))
     return [gzip.compress(varints(sum(numbers, [])), mtime=0) for numbers in parts]
 
 # %% ../nbs/21_explore.ipynb #c022s
