@@ -274,16 +274,24 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies, what):
 
 COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
 
-def by_torchrun(*args):
+def by_torchrun(start, *args):
     torchrun = sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'
     done = subprocess.run([*torchrun, '--no-python', sys.executable, '-c', COUNTS, *args],
                           capture_output=True, text=True, encoding='utf-8', timeout=200)
     return done.returncode, done.stdout, done.stderr
 
-def test_the_command_for_several_processes(monkeypatch):
+def as_by_torchrun(start, *args):
+    both = [start(COUNTS, *args, env=rank) for rank in ranks(2)]
+    (said, error), (other, _) = [p.communicate(timeout=200) for p in both]
+    return max(p.returncode for p in both), said + other, error
+
+torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('half a minute; as_by_torchrun is quick'))
+
+@pytest.mark.parametrize('together', [as_by_torchrun, torchrun_itself])
+def test_the_command_for_several_processes(monkeypatch, start, together):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
     alone = run_counts(['--prompts', '40']) # first, so that there is an index
-    code, said, error = by_torchrun('--prompts', '40')
+    code, said, error = together(start, '--prompts', '40')
     assert code == 0 and 'by 2 processes' in said, error
     assert 'by 1 process:' in alone and alone.split()[-1] == said.split()[-1] # the same distance
 

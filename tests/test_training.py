@@ -155,7 +155,7 @@ def test_two_processes_learn_what_one_learns(text, tmp_path, start):
     for one, two, tolerance in zip(*json.loads(said), (1e-5, 1e-5, 3e-3), strict=True):
         assert two == pytest.approx(one, abs=tolerance) and two[-1] < two[1]
 
-@pytest.mark.slow('torchrun starts `ffn_counts`, and two processes learn what one learns')
+@pytest.mark.slow('half a minute; two processes that are started alike learn what one learns')
 def test_the_command_in_two_processes(text, tmp_path):
     "And with a backend of matplotlib in the environment that is none."
     command = Path(sys.executable).with_name('ffn_train')
