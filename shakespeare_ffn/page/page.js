@@ -438,6 +438,7 @@ function fit() { // into the page around: its height, and its light or dark
 if (isHeart) fit()
 try {
   ({ contents, text, read } = await open('data'))
+  if (isHeart) contents.compact = null // prompts of a reader's own are for the whole page
   const { ask, kind, prompts: { length } } = contents
   unit = kind.slice(0, -1)
   document.body.classList.add(kind)
