@@ -78,16 +78,17 @@ explain: export PROMPT_FROM_MAKE := $(value PROMPT)
 
 # run.ok: the package and what it needs; dev.ok: what its development needs besides.
 # Each holds the path of the checkout: one that was moved, or whose Python is gone, gets a new environment.
-STALE := $(shell test -x $(BIN)/python && test "$$(cat $(VENV)/run.ok 2>/dev/null)" = "$(CURDIR)" || echo stale)
+is_ours = test -x $(BIN)/python && test "$$(cat $(VENV)/run.ok 2>/dev/null)" = "$(CURDIR)"
+STALE  := $(shell $(is_ours) || echo stale)
 
 $(VENV)/run.ok: settings.ini setup.py constraints.txt $(STALE)
-	@test -z "$(STALE)" || { $(new_venv); }
+	@$(is_ours) || { $(new_venv); }
 	@echo 'Installing the package and what it needs into $(VENV): a few minutes the first time …'
 	@$(call install,.)
 
 # All of it at once: what the package needs is not looked up twice.
 $(VENV)/dev.ok: settings.ini setup.py constraints.txt $(STALE)
-	@test -z "$(STALE)" || { $(new_venv); }
+	@$(is_ours) || { $(new_venv); }
 	@echo 'Installing the package, nbdev and pytest into $(VENV): a few minutes the first time …'
 	@$(call install,.[test])
 	@cp $@ $(VENV)/run.ok
