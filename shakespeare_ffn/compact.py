@@ -23,7 +23,7 @@ from .data import prompt_ids
 from .model import next_char_probs
 from .nearest_strings import Nearest, NearestApproximation, mean_key, nearest_approximation
 from .nearest_strings import prompt_neighbours, vote
-from .text_analysis import hellinger, next_counts
+from .text_analysis import hellinger
 
 # %% ../nbs/22_compact_index.ipynb #c006
 def balanced(variances: np.ndarray, # of the directions
@@ -176,7 +176,7 @@ def measure(compact: CompactIndex, n=None) -> dict: # n: prompts; default: 1,000
     queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     found = compact.nearest(queries, own)
     exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
-    values = next_counts(index.strings, index.model.vocab_size)[index.ids]
+    values = index.next_counts()
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
     says, expected = (rule.parts(vote(x, values, v.beta)[None])[0][0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)

@@ -31,7 +31,6 @@ from .explain import add_model, opened
 from .model import check_prompt, next_char_probs
 from .nearest_strings import mean_key, nearest_approximation, nearest_by
 from .similar_space import article_approximation, tuned_approximation, unigram_distribution
-from .text_analysis import next_counts
 
 # %% ../nbs/21_explore.ipynb #c006
 def varints(numbers) -> bytes: # numbers: whole, from 0 up
@@ -82,7 +81,7 @@ class PageData:
     def __init__(self, corpus: Corpus, index: KeyIndex):
         self.corpus, self.index, self.model = corpus, index, index.model
         self.n_layer, self.length = len(index.keys), index.strings.length
-        self.values = next_counts(index.strings, len(corpus.tokenizer))[index.ids]
+        self.values = index.next_counts()
         self.rule, self.tuned = nearest_approximation(self.model), tuned_approximation(self.model)
         # thresholds at which counts are exact
         self.edges = np.arange(min(60, round(100*min(self.tuned.thresholds))), 100)/100
@@ -132,10 +131,10 @@ def in_bins(self: PageData, block: int,
     at, column, count = self.values.expand(row)
     entry = (level[at]*width + column).numpy()
     counts = np.bincount(entry, count.numpy(), len(self.edges)*width).astype(int).reshape(-1, width)
-    numbers, n = [], level.bincount(minlength=len(self.edges)).tolist()
-    for n, counts in zip(n[::-1], counts[::-1]):
-        there = np.flatnonzero(counts)
-        numbers += [n, *sparse(there.tolist(), counts[there].tolist())]
+    numbers, passing = [], level.bincount(minlength=len(self.edges)).tolist()
+    for n, counted in zip(passing[::-1], counts[::-1]):
+        there = np.flatnonzero(counted)
+        numbers += [n, *sparse(there.tolist(), counted[there].tolist())]
     return numbers
 
 # %% ../nbs/21_explore.ipynb #c021
@@ -230,7 +229,7 @@ class Busy(Exception):
 class Desk:
     "Answers prompts, those that wait together; the answers are futures."
     def __init__(self, tell,             # prompts → an answer to each
-                 most=64, at_once=32, remembered=200): # how many wait, go together, and are kept
+                 most=64, at_once=AT_ONCE, remembered=200): # how many wait, go together, and are kept
         self.tell, self.at_once, self.remembered = tell, at_once, remembered
         self.waiting, self.answers, self.lock = queue.Queue(most), OrderedDict(), threading.Lock()
         threading.Thread(target=self.work, daemon=True).start()

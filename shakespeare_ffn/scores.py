@@ -22,7 +22,7 @@ from .embedding_adjustments import block_vectors
 from .model import next_char_probs
 from .nearest_strings import Nearest, NearestApproximation
 from .similar_space import unigram_distribution
-from .text_analysis import hellinger, next_counts
+from .text_analysis import hellinger
 
 # %% ../nbs/17_what_it_depends_on.ipynb #c031
 def _sums(rule, queries, index: KeyIndex, values, own) -> tuple: # as the rule wants them; dict of tensors
@@ -43,7 +43,7 @@ def examine(corpus: Corpus,
     strings, model, unigram = index.strings, index.model, unigram_distribution(corpus)
     ids = prompt_ids(strings, n_prompts)
     queries, own = index.queries(strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
-    values = next_counts(strings, len(corpus.tokenizer))[index.ids]
+    values = index.next_counts()
     probs = next_char_probs(model, strings.tokens(ids)).cpu() if probs is None else probs
     found = {'unigram': hellinger(unigram, probs).float()}
     for name, rule in rules.items():

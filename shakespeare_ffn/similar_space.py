@@ -28,7 +28,7 @@ from .data import PIECE, Corpus, prompt_ids
 from .model import Transformer, next_char_probs, plain_state
 from .other_models import Decoder
 from .shards import ShardedIndex
-from .text_analysis import hellinger, next_counts, normalise
+from .text_analysis import hellinger, normalise
 
 # %% ../nbs/07_similar_space.ipynb #c006
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
@@ -143,7 +143,7 @@ def _count_missing(corpus: Corpus, index: KeyIndex, n_prompts: int, missing: dic
     "Count and keep what is missing, block by block: (block, threshold) → tensors."
     if not missing: return {}
     queries = index.queries(index.strings.tokens(prompt_ids(index.strings, n_prompts)))
-    values = Values(next_counts(index.strings, len(corpus.tokenizer))[index.ids])
+    values = Values(index.next_counts())
     found = {}
     with tqdm(total=len(missing)*len(index), unit='keys', unit_scale=True, disable=not progress) as bar:
         for b, thresholds in missing.items():
