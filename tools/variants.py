@@ -5,6 +5,7 @@ A variant whose scores are in results/variants/ is left as it is, and a run that
 Each takes about two minutes on a GPU. On two cores with AVX2 it takes about half an hour besides the
 training, which takes most of a day. An index is removed once it has been used: the largest has 16 GB."""
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -85,6 +86,8 @@ def tuned_nearest(corpus: Corpus, model: Transformer, index: KeyIndex):
 def tuned(corpus: Corpus, index: KeyIndex, thresholds=True) -> dict: # name → approximation
     "Approximations tuned for the model and the strings of an index."
     rules, n = {'nearest': tuned_nearest(corpus, index.model, index)}, by_scale(4000, 100)
+    # a model that needs more neighbours than others is scored with as many as they have, too
+    if rules['nearest'].k > 1000: rules['nearest 1000'] = replace(rules['nearest'], k=1000)
     if thresholds: rules['thresholds'] = calibrate(corpus, index.model, index, n=n, progress=False)
     return rules
 
