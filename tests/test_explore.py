@@ -326,6 +326,14 @@ def test_by_keyboard(view):
     entry.press('Enter')
     assert entry.get_attribute('aria-expanded') == 'true' and page.locator('#list .whole').count() == 1
 
+def test_by_touch(view):
+    "what is to be tapped is large enough, and a string opens"
+    page = view(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True)
+    shown = "[...document.querySelectorAll('button, input, textarea')].filter(e => e.offsetParent)"
+    assert min(page.evaluate(f'{shown}.map(e => e.getBoundingClientRect().height)')) >= 24
+    page.locator('#list button').first.tap()
+    assert page.locator('#list .whole').count() == 1
+
 def test_type_anything(view, site):
     page = view()
     page.get_by_role('button', name='Load the model').click()
