@@ -21,8 +21,8 @@ explain: $(VENV)/run.ok ## what the model says after PROMPT, and which corpus st
 test: $(VENV)/dev.ok ## check the generated files and the code, then run the notebooks and the tests, but for the slow ones
 	@$(call run_tests,-m 'not slow')
 
-test-all: $(VENV)/dev.ok ## the same with the tests marked `slow` and those of models of other makes, whose libraries come first
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf]'
+test-all: $(VENV)/dev.ok ## the same with the tests marked `slow`, those in a browser and those of models of other makes, whose libraries come first
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf,test-all]'
 	@$(call run_tests)
 
 lab: $(VENV)/dev.ok ## open the notebooks in Jupyter

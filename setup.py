@@ -16,7 +16,7 @@ def absolute(link):
 readme = ''
 if (here/'README.md').exists():
     readme = re.sub(r'\]\((?!\w+:|#)([^)\s]+)\)', absolute, (here/'README.md').read_text(encoding='utf-8'))
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('test', 'dev', 'hf')}
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('test', 'test-all', 'dev', 'hf')}
 statuses = ['', 'Planning', 'Pre-Alpha', 'Alpha', 'Beta', 'Production/Stable', 'Mature', 'Inactive']
 
 setup(

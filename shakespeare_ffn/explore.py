@@ -342,27 +342,33 @@ def explore_parser() -> Parser:
     return p
 
 # %% ../nbs/21_explore.ipynb #c061v
+def _in_address(host: str) -> str: return f'[{host}]' if ':' in host else host # of version 6
+
 def application(args) -> Application:
     "What the options ask for; the index is computed first if it is not there."
     corpus, model = opened(args, args.device)
     for tuned in nearest_approximation, tuned_approximation: tuned(model) # or an error, before the long wait
     data = PageData(corpus, corpus_index(corpus, model))
     others = args.model or args.text
-    about = dict(model=Path(args.model or '').name, text=Path(args.text or 'Tiny Shakespeare').name)
-    names = {'localhost', '127.0.0.1', '[::1]', args.host, *args.name}
+    name = Path(args.model).absolute().name if args.model else ''
+    about = dict(model=name, text=Path(args.text or 'Tiny Shakespeare').name)
+    names = {'localhost', '127.0.0.1', '[::1]', _in_address(args.host), *args.name}
     return Application(data, names, about if others else None)
 
 # %% ../nbs/21_explore.ipynb #c061x
 def run_explore(argv) -> str:
     "Serve until interrupted; what to print then."
     args = explore_parser().parse_args(argv)
-    app = application(args)
-    try: server = create_server(app, host=args.host, port=args.port, threads=32)
+    def answer(*request): return app(*request)
+    try:
+        if not 0 < args.port < 2**16: raise ValueError('a port is a number from 1 to 65,535')
+        server = create_server(answer, host=args.host, port=args.port, threads=32)
     except (OSError, ValueError, OverflowError) as e:
         why = getattr(e, 'strerror', None) or e
         raise UserError(f'cannot listen at {args.host}, port {args.port}: {why}; '
                         'give another --port or --host') from e
-    say(f'http://{args.host}:{args.port}/ shows the page. Ctrl-C ends.')
+    app = application(args) # a long wait, after all that can be wrong with an address
+    say(f'http://{_in_address(args.host)}:{args.port}/ shows the page. Ctrl-C ends.')
     server.run() # until Ctrl-C
     return 'ended'
 

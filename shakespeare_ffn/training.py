@@ -747,9 +747,10 @@ def parser() -> Parser:
 # %% ../nbs/02_training.ipynb #c060
 def _config(args) -> Config:
     "The architecture that the options ask for; a `UserError` if there is none such."
-    small = scale() == 'smoke' and not (args.layers or args.width)
+    small = scale() == 'smoke' and args.layers is args.width is None
     if small: return Config(block_size=64, n_layer=2, n_head=2, n_embed=32)
-    layers, width = args.layers or Config.n_layer, args.width or Config.n_embed
+    layers = Config.n_layer if args.layers is None else args.layers
+    width = Config.n_embed if args.width is None else args.width
     if layers < 1 or width < 64 or width % 64:
         raise UserError(f'{layers} blocks of width {width}: give at least 1 block, and a multiple of 64')
     return Config(n_layer=layers, n_embed=width, n_head=width//64)

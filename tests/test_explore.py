@@ -13,7 +13,7 @@ from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explore import N_LISTED, PageData, varints
+from shakespeare_ffn.explore import N_LISTED, PageData, main, varints
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
@@ -326,6 +326,14 @@ def test_by_keyboard(view):
     entry.press('Enter')
     assert entry.get_attribute('aria-expanded') == 'true' and page.locator('#list .whole').count() == 1
 
+def test_by_touch(view):
+    "what is to be tapped is large enough, and a string opens"
+    page = view(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True)
+    shown = "[...document.querySelectorAll('button, input, textarea')].filter(e => e.offsetParent)"
+    assert min(page.evaluate(f'{shown}.map(e => e.getBoundingClientRect().height)')) >= 24
+    page.locator('#list button').first.tap()
+    assert page.locator('#list .whole').count() == 1
+
 def test_type_anything(view, site):
     page = view()
     page.get_by_role('button', name='Load the model').click()
@@ -410,13 +418,20 @@ def test_a_server_for_any_prompt(server, site):
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 0
 
-def test_a_port_that_is_taken(start):
+def test_a_port_that_is_taken(start, new_cache):
+    "is said before an index is built, which may take long"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         s.listen()
         process = start(SERVER, '--port', s.getsockname()[1])
         _, err = process.communicate(timeout=120)
     assert process.returncode == 2 and 'give another --port' in err and 'Traceback' not in err
+    assert not (new_cache/'keys').exists()
+
+@pytest.mark.parametrize('port', [-1, 0, 65536, 99999])
+def test_a_port_that_is_none(capsys, port):
+    with pytest.raises(SystemExit): main(['--port', str(port)])
+    assert 'from 1 to 65,535' in capsys.readouterr().err
 
 def test_ask_in_the_page(server, browser, site):
     page, requests = browser.new_context().new_page(), []

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import threading
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
@@ -133,6 +134,54 @@ def test_gpt2(tmp_path, tokenizer_file, nonlinearity):
     for part in 'sa', 'ffwd', 'hidden', 'output': # along the tree, and string by string
         one_by_one, along_the_tree = plain_keys(ours, tokens, part), forward_of(ours, part=part)(tokens)
         assert largest_difference(one_by_one, along_the_tree) < 1e-4
+
+def other_names(column) -> dict: # our names → those of a column of chapter 03a's table, for block 1
+    nb = json.loads((Path(__file__).parents[1]/'nbs'/'03a_other_models.ipynb').read_text(encoding='utf-8'))
+    [table] = [text for c in nb['cells'] if '| here |' in (text := ''.join(c['source']))]
+    rows = [re.findall('`([^`]+)`', line) for line in table.splitlines() if line.startswith('| `')]
+    return {row[0].replace('3', '1'): row[column].replace('3', '1') for row in rows}
+
+def lens_weights(model) -> dict:
+    "A model's tensors as TransformerLens calls them; there, queries, keys and values are apart, with biases."
+    names = {'token_embedding': 'embed', 'position_embedding': 'pos_embed', 'sa.proj': 'attn.o',
+             'ffwd.fc': 'mlp.in', 'ffwd.out': 'mlp.out', 'ln_f': 'ln_final', 'lm_head': 'unembed'}
+    found = {}
+    for name, t in model.state_dict().items():
+        for ours, theirs in names.items(): name = name.replace(ours, theirs)
+        for x, part in zip('qkv', t.chunk(3)) if 'qkv' in name else [('', t)]:
+            found[name.replace('sa.qkv', f'attn.{x}')] = part
+            if x: found[name.replace('sa.qkv.weight', f'attn.{x}.bias')] = torch.zeros(len(part))
+    return found
+
+def test_transformer_lens_finds_the_same_activations(model):
+    TransformerBridge = pytest.importorskip('transformer_lens.model_bridge').TransformerBridge
+    c = model.config
+    sizes = dict(n_layers=c.n_layer, n_heads=c.n_head, d_model=c.n_embed, d_head=c.n_embed//c.n_head,
+                 d_mlp=model.n_hidden, n_ctx=c.block_size, d_vocab=c.vocab_size)
+    theirs = TransformerBridge.boot_native(sizes | dict(act_fn=c.nonlinearity, normalization_type='LN'))
+    theirs.load_state_dict(lens_weights(model))
+    tokens = some_tokens()
+    logits, cache = theirs.run_with_cache(tokens)
+    found, names = capture(model, tokens), other_names(1)
+    assert largest_difference(logits, model(tokens)) < 1e-4
+    assert len(names) == 5
+    for ours, name in names.items(): assert largest_difference(cache[name], found[ours]) < 1e-4, name
+
+@needs_library
+def test_modules_of_gpt2_have_the_same_activations(tmp_path, tokenizer_file):
+    "where nnsight finds them: `h[1].attn.output[0]` is the first of what the attention of a block gives"
+    theirs, given, names = gpt2(vocab_size=600), {}, other_names(2)
+    def keep(name, first): return lambda *args: given.update({name: args[-1][0] if first else args[-1]})
+    for ours, name in names.items():
+        path, kind, first = re.fullmatch(r'(.+)\.(input|output)(\[0\])?', name).groups()
+        module = theirs.get_submodule(path.replace('[', '.').replace(']', ''))
+        if kind == 'input': module.register_forward_pre_hook(keep(ours, True))
+        else: module.register_forward_hook(keep(ours, first))
+    tokens = some_tokens(600)
+    theirs(tokens)
+    found = capture(load_huggingface(save(theirs, tmp_path, tokenizer_file)), tokens)
+    assert len(names) == 5
+    for ours in names: assert largest_difference(given[ours], found[ours]) < 1e-5, ours
 
 @needs_library
 def test_weights_in_several_files(tmp_path, tokenizer_file):
