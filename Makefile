@@ -115,11 +115,16 @@ endef
 
 # Python brings a pip that may be too old for what comes next; one that is new enough is left alone, and nothing is looked up.
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
+# Linux gets PyTorch with CUDA from PyPI: that is said once, before the downloads (sed's hold space is empty until then).
+define CUDA_COMES
+PyTorch brings CUDA: 3 GB to download, 5 GB here. Without an NVIDIA GPU its small build does as well: stop this with\n  Ctrl-C, say  export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu  and run make again.
+endef
+
 define install
 rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)' && \
 	$(BIN)/python -m pip install --no-compile --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
 	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
-	-e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
+	-e '/^Collecting nvidia-/{' -e x -e 's|^$$|  $(CUDA_COMES)|p' -e x -e '}' -e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
 test -e $@ || { echo 'The installation failed: $(VENV)/pip.log has the whole story.' >&2; exit 1; }
 endef

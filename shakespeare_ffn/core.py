@@ -374,12 +374,12 @@ def stamp() -> str:
     return f'scale: {scale()}, weights: {weights}'
 
 # %% ../nbs/00_core.ipynb #c082
-def machine() -> str:
-    "Processor and accelerator, in a few words."
+def machine(device='') -> str:
+    "Processor and accelerator, in a few words; the processor alone if that is the device."
     try: lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError: lines = [] # not Linux
     names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    gpu = [torch.cuda.get_device_name()] if device != 'cpu' and torch.cuda.is_available() else []
     return ', '.join([names[0] if names else platform.processor(), f'{os.cpu_count()} cores', *gpu])
 
 # %% ../nbs/00_core.ipynb #c085
@@ -423,7 +423,7 @@ def measured_arithmetic(device: str, kept: Path) -> str:
     "The answer of `fast_arithmetic`: from the file where it is kept, or measured now and kept there."
     # both kinds of capability can be lowered from outside
     capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
-    key = ' '.join([machine(), device, torch.__version__, *capability]).strip()
+    key = ' '.join([machine(device), device, torch.__version__, *capability]).strip()
     try: answers = dict(json.loads(kept.read_text(encoding='utf-8')))
     except (OSError, ValueError, TypeError): answers = {}
     if answers.get(key) not in ('float32', 'bfloat16'):

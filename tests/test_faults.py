@@ -129,6 +129,14 @@ def test_damaged_arithmetic(new_cache, damage):
         assert core.measured_arithmetic('cpu', file) == expected
     core.measured_arithmetic.cache_clear()
 
+def test_what_the_processor_answers_asks_for_no_gpu(small, new_cache, capsys, monkeypatch):
+    "or PyTorch says at length that the driver of one is too old"
+    monkeypatch.setattr(torch.cuda, 'is_available', failing(AssertionError('asked')))
+    core.measured_arithmetic.cache_clear()
+    main(['to', '--model', str(small[2]/'model.safetensors'), '--text', str(small[2]/'text.txt'),
+          '--thresholds', '.5,.5', '--weights', '1,1', '--json'])
+    assert json.loads(capsys.readouterr().out)['prompt'] == 'to'
+
 @settings(drawn, max_examples=15)
 @given(damage=damages())
 def test_damaged_corpus_is_fetched_again(corpus, tmp_path, damage):

@@ -38,14 +38,27 @@ def test_default_prompt_and_further_options(venv):
     assert make(venv, 'explain', 'ARGS=--top 3 --json',
                 'PROMPT= she may l') == ascii(['--top', '3', '--json', '--', ' she may l'])
 
+def install(venv, script):
+    "What make says while it installs into an environment whose Python is a shell script"
+    (venv/'bin').mkdir()
+    (venv/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
+    stub = venv/'bin'/'python'
+    stub.write_text(f'#!/bin/sh\n{script}\n', encoding='utf-8')
+    stub.chmod(0o755)
+    return make(venv, f'{venv}/dev.ok')
+
 def test_a_pip_too_old_is_replaced_first(tmp_path):
     "pip 21.2, which some Pythons bring, cannot install a checkout for development"
-    (tmp_path/'bin').mkdir()
-    (tmp_path/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
-    stub = tmp_path/'bin'/'python'
-    stub.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/asked\n', encoding='utf-8')
-    stub.chmod(0o755)
-    make(tmp_path, f'{tmp_path}/dev.ok')
+    install(tmp_path, f'echo "$*" >>{tmp_path}/asked')
     first, then = [line for line in (tmp_path/'asked').read_text(encoding='utf-8').splitlines()
                    if '-m pip install' in line]
     assert first.endswith(' pip>=21.3') and '-e .[test]' in then
+
+@pytest.mark.parametrize('collected, hints', [(['nvidia-cublas', 'nvidia-cudnn-cu13'], 1), ([], 0)])
+def test_cuda_is_said_once_before_it_is_downloaded(tmp_path, collected, hints):
+    "and with it where the small build is"
+    of_pip = ['Collecting torch>=2.9', *(f'Collecting {name}==13' for name in collected),
+              '  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (527.0 MB)']
+    said = install(tmp_path, f'case "$*" in *-e*) printf "%s\\n" {" ".join(map(repr, of_pip))};; esac')
+    before, torch, _ = said.partition('  torch-2.13.0-')
+    assert torch and said.count('whl/cpu') == before.count('whl/cpu') == hints, said
