@@ -453,7 +453,7 @@ class _Tuning(NamedTuple):
 
 
 # %% ../nbs/07c_nearest_strings.ipynb #k005
-MOST, GAIN = 16_384, .05 # neighbours; a part of the distance
+MOST, GAIN = 4096, .05 # neighbours; a part of the distance
 
 # %% ../nbs/07c_nearest_strings.ipynb #k009
 @patch
