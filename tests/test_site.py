@@ -96,6 +96,8 @@ def test_sidebar_names_every_page(site):
     made = {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb')
             if '.ipynb_checkpoints' not in p.parts}
     assert {page for page in pages if page.endswith('.ipynb')} == made
+    measured = {p.relative_to(ROOT).as_posix() for p in (ROOT/'results').glob('*.md')}
+    assert {page for page in pages if page.startswith('results/')} == measured
     assert all((site/page).is_file() for page in pages)
 
 def test_pages_hide_what_a_reader_does_not_come_for(site):
