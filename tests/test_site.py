@@ -158,8 +158,8 @@ def test_figures_of_a_table_stay_together(site):
     tables = [o.data['text/markdown'] for path in site.rglob('*.ipynb')
               for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])
               if o.get('data', {}).get('text/markdown', '').startswith('|')]
-    assert any('\xa0±\xa0' in table for table in tables) and any('`\xa00' in table for table in tables)
-    assert not any(' ± ' in table or re.search(r'` -?\d', table) for table in tables)
+    for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
+    assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

@@ -106,8 +106,9 @@ def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` m
     return markdown
 
 def unbroken(table: str) -> str:
-    "A table in which no line ends between a mean and its deviation, or a character and its figure."
-    return re.sub(r'(`[^`\n]+`) (-?\d)', '\\1\xa0\\2', table.replace(' ± ', '\xa0±\xa0'))
+    "A table in which no line ends within mean and deviation, an interval, or a character and its figure."
+    table = re.sub(r'(\d%?) (±|to) (?=\d)', '\\1\xa0\\2\xa0', table)
+    return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
 
 def prepare_output(output, root: str, classes: dict):
     "Make an output part of the page."
