@@ -98,11 +98,32 @@ def address(site, tmp_path_factory):
     yield f'http://127.0.0.1:{server.server_port}{base}'
     server.shutdown()
 
+# Pictures partly outside of the box that they scroll in, and words of a table's links in two lines.
+CUT_OFF = """() => {
+  const cut = [...document.querySelectorAll('main img')].filter(image => {
+    const box = image.closest('.cell-output-display'), at = image.getBoundingClientRect();
+    if (!box || getComputedStyle(box).overflowX === 'visible') return false;
+    const from = box.getBoundingClientRect();
+    return at.left < from.left - 1 || at.right > from.right + 1;
+  }).map(image => image.alt.slice(0, 40));
+  for (const link of document.querySelectorAll('main td a')) {
+    const text = link.firstChild;
+    if (text?.nodeType !== Node.TEXT_NODE) continue;
+    for (const word of text.data.matchAll(/\\p{L}+/gu)) {
+      const range = document.createRange();
+      range.setStart(text, word.index);
+      range.setEnd(text, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map(at => at.top)).size > 1) cut.push(word[0]);
+    }
+  }
+  return cut;
+}"""
+
 @pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium')
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width', [390, 1280])
 def test_in_a_browser(site, pages, address, width, scheme):
-    "No page is wider than the window, complains on the console, or asks another host for anything"
+    "No page is wider than the window, cuts off what it shows, complains, or asks another host for anything"
     playwright = pytest.importorskip('playwright.sync_api')
     complaints = []
     with playwright.sync_playwright() as p:
@@ -115,5 +136,6 @@ def test_in_a_browser(site, pages, address, width, scheme):
             view.goto(f'{address}/{page.relative_to(site).as_posix()}')
             wide = view.evaluate('document.documentElement.scrollWidth')
             if wide > width: complaints.append((page.name, f'{wide} pixels wide'))
+            complaints += [(page.name, 'cut off', what) for what in view.evaluate(CUT_OFF)]
         browser.close()
     assert complaints == []

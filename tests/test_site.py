@@ -96,6 +96,8 @@ def test_sidebar_names_every_page(site):
     made = {p.relative_to(ROOT/'nbs').as_posix() for p in (ROOT/'nbs').rglob('*.ipynb')
             if '.ipynb_checkpoints' not in p.parts}
     assert {page for page in pages if page.endswith('.ipynb')} == made
+    measured = {p.relative_to(ROOT).as_posix() for p in (ROOT/'results').glob('*.md')}
+    assert {page for page in pages if page.startswith('results/')} == measured
     assert all((site/page).is_file() for page in pages)
 
 def test_pages_hide_what_a_reader_does_not_come_for(site):
@@ -142,6 +144,22 @@ def test_a_named_tuple_shows_its_fields(site):
     said = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
     [nearest] = [text for text in said if 'class Nearest(' in text]
     assert '    rows: torch.Tensor, # (n_queries, k) int64\n    cosines: torch.Tensor, # ' in nearest
+
+def test_signatures_say_no_type_that_says_nothing(site):
+    "nbdev takes a default's own type for one; where modules stand is of no use to a reader"
+    for path in site.glob('[0-9]*.ipynb'):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get('outputs', []):
+                said = output.get('data', {}).get('text/markdown', '')
+                signatures = '\n'.join(re.findall('^```python.*?^```', said, re.M | re.S))
+                assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.', signatures), path.name
+
+def test_figures_of_a_table_stay_together(site):
+    tables = [o.data['text/markdown'] for path in site.rglob('*.ipynb')
+              for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])
+              if o.get('data', {}).get('text/markdown', '').startswith('|')]
+    for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
+    assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

@@ -79,10 +79,6 @@ def in_pages(text: str, root: str) -> str: # root: the way from the page to the 
     # in the checkout `results` lies beside the folder of the notebooks, on the site below it
     return re.sub(r'\]\((\.\./)+(results|play)/', fr']({root}\2/', text)
 
-def without_links(code) -> str: # code: a match
-    "Code as it is: nbdev makes links of names in its comments."
-    return re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', code[0])
-
 def classes_of(source: str) -> dict: # name → what its instances are made of, '' if the signature says it
     "The classes that a cell defines; nbdev shows none of a named tuple's fields."
     found = {}
@@ -91,10 +87,16 @@ def classes_of(source: str) -> dict: # name → what its instances are made of, 
         found[name] = ''.join(f'    {field}, {comment}'.rstrip() + '\n' for field, comment in fields)
     return found
 
+def plain(signature) -> str: # signature: a match
+    "A signature without what nbdev adds: links in comments, modules, and types of defaults that say nothing."
+    text = re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', signature[0])
+    text = text.replace(':NoneType=', '=').replace(':function=<lambda>', '=…')
+    return re.sub(r'\bshakespeare_ffn\.\w+\.', '', text)
+
 def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` makes them
     "A description of a function or class as nbdev makes it, less what says nothing."
     markdown = re.sub(r'\*?Call self as a function\.\*?', '', markdown).removeprefix('---\n\n')
-    markdown = re.sub('^```python.*?^```', without_links, markdown, flags=re.M | re.S)
+    markdown = re.sub('^```python.*?^```', plain, markdown, flags=re.M | re.S)
     markdown = re.sub('^#+ .*', lambda heading: heading[0].replace('_', r'\_'), markdown, flags=re.M)
     for name in re.findall(r'^def (\w+)\(', markdown, re.M):
         if name not in classes: continue
@@ -103,6 +105,11 @@ def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` m
         markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
     return markdown
 
+def unbroken(table: str) -> str:
+    "A table in which no line ends within mean and deviation, an interval, or a character and its figure."
+    table = re.sub(r'(\d%?) (±|to) (?=\d)', '\\1\xa0\\2\xa0', table)
+    return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
+
 def prepare_output(output, root: str, classes: dict):
     "Make an output part of the page."
     data = output.get('data', {})
@@ -110,7 +117,8 @@ def prepare_output(output, root: str, classes: dict):
         html = html.replace('<table', '<table data-quarto-disable-processing="true"') # it has its own widths
         output.data = {'text/markdown': f'```{{=html}}\n{html}\n```'}
     elif markdown := data.get('text/markdown'):
-        data['text/markdown'] = in_pages(described(markdown, classes), root)
+        markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes)
+        data['text/markdown'] = in_pages(markdown, root)
 
 def front_matter(cells: list) -> dict:
     "What a page's first cell says of it."
