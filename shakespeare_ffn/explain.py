@@ -242,7 +242,8 @@ def __call__(self: Preview, share: float, news, keys):
     self.update(news, keys)
     p, empty = self.approximation(self.counts()[:, None], unigram_distribution(self.corpus))
     distance = f'Hellinger distance {hellinger(p[0], self.model_probs).item():.3f}'
-    line = self._line(f'approximation from {share:.0%} of the strings', p[0])
+    percent = f'{share:.0%}' if share >= .01 else f'{share:.1%}'
+    line = self._line(f'approximation from {percent} of the strings', p[0])
     say(f'{line}  ({"no similar string yet" if empty else distance})')
 
 # %% ../nbs/08_explain.ipynb #n19a

@@ -52,6 +52,17 @@ def test_the_model_speaks_at_once_then_previews_then_the_answer(new_cache, often
     main(['to', '--json'])
     assert capsys.readouterr() == (out, '') # the same answer; no preview once the index is there
 
+def test_a_small_share_is_not_0_percent(new_cache, monkeypatch, events, corpus, model):
+    begin = TrieForward.__init__
+    def small(self, *args):
+        begin(self, *args)
+        self.chunk = 40 # of 6,197
+    monkeypatch.setattr(TrieForward, '__init__', small)
+    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: np.inf)
+    explain('And only l', corpus, model)
+    assert [e for e in events if re.search(r'approximation from 0\.[1-9]% of the strings', str(e))]
+
 def test_the_model_speaks_before_any_chunk_is_computed(new_cache, often, events, corpus, model):
     explain('a', corpus, model)
     assert events[0].startswith("After 'a'") and '  model ' in events[0]
