@@ -161,6 +161,11 @@ def test_figures_of_a_table_stay_together(site):
     for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
     assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
 
+def test_pictures_of_the_text_keep_their_words(site):
+    said = prose(nbformat.read(site/'index.ipynb', as_version=4))
+    pictures = re.findall(r'!\[([^]]+)\]\([^)]+\)(.*?)\]', said)
+    assert pictures and all(rest == f'{{fig-alt="{words}"}}' for words, rest in pictures)
+
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
     named = {page['href']: page['text'] for section in sidebar['contents'] if 'contents' in section

@@ -120,6 +120,10 @@ def prepare_output(output, root: str, classes: dict):
         markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes)
         data['text/markdown'] = in_pages(markdown, root)
 
+def with_alt(markdown: str) -> str:
+    "Text whose pictures keep their words: where these become a caption, Quarto leaves the picture without."
+    return re.sub(r'!\[([^]]+)\]\([^)]+\)', r'\g<0>{fig-alt="\1"}', markdown)
+
 def front_matter(cells: list) -> dict:
     "What a page's first cell says of it."
     return yaml.safe_load(cells[0].source.split('---')[1])
@@ -148,6 +152,7 @@ def prepare(path: Path):
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
             for output in cell.outputs: prepare_output(output, root, classes)
+        elif cell.cell_type == 'markdown': cell.source = with_alt(cell.source)
     nb.cells = merged(nb.cells)
     nbformat.write(nb, path)
 
