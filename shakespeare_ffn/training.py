@@ -154,7 +154,9 @@ def part_losses(model: Transformer,
     n = len(x) if whole else max(1, PART//x.shape[1]) # windows at a time
     for inputs, targets in zip(x.to(device).split(n), y.to(device).split(n)):
         with true_float32():
-            with torch.autocast(device.type, torch.bfloat16, enabled=low): logits = model(inputs)
+            # a caller's own autocast would keep cached weights until after the step
+            autocast = torch.autocast(device.type, torch.bfloat16, enabled=low, cache_enabled=False)
+            with autocast: logits = model(inputs)
             loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())*(len(inputs)/len(x))
         yield loss
 

@@ -188,6 +188,7 @@ def test_the_compact_index_in_the_page_is_that_of_the_package(site, in_javascrip
                           encoding='utf-8')
     assert done.returncode == 0, done.stderr
     compact, own = compact_index(play.index, progress=False), play.rows(prompts)
+    off = 1e-4 if play.index.identity['arithmetic'] == 'float32' else 5e-3 # the page computes in float32
     expected = compact.nearest(play.index.queries(prompts), own)
     [says], _ = compact.rule.parts(vote(expected, play.counts, compact.vote.beta)[None])
     for row, says, rows, cosines, there in zip(own, says, *expected, json.loads(done.stdout), strict=True):
@@ -197,7 +198,7 @@ def test_the_compact_index_in_the_page_is_that_of_the_package(site, in_javascrip
         assert set(strings[:compact.again]) <= found.keys() and len(set(strings) - found.keys()) < 5
         for string, cosine, i in zip(strings, cosines.tolist(), rows):
             if string not in found: continue # at the edge, where the last digit decides
-            assert abs(found[string][0] - cosine) < 1e-4
+            assert abs(found[string][0] - cosine) < off
             assert found[string][2] == [[c, n] for c, n in enumerate(play.counts[i.item()].tolist()) if n]
         assert hellinger(torch.tensor(there['says']).double(), says) < 1e-3
         assert bool(there['own']) == (row >= 0)

@@ -479,7 +479,9 @@ STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.infere
               precision=lambda: as_set('float32_matmul_precision', 'medium'),
               dtype=lambda: as_set('default_dtype', torch.float64))
 
-def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path):
+@pytest.mark.parametrize('arithmetic', ['float32', 'bfloat16'])
+def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path, monkeypatch, arithmetic):
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', arithmetic)
     def a_few_steps():
         run, again = (new_run('--text', text) for _ in range(2))
         run.advance()
