@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, accelerator, fast_arithmetic, float64, true_float32
+from .core import UserError, accelerator, float64, true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
@@ -564,10 +564,10 @@ def _cheapest(some, sample, own, sieves: list,
 def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                  keys: torch.Tensor,  # (n_keys, n_embed)
                  threshold,           # a number, or one for each query
-                 dtype=None,          # default: bfloat16 where it is fast
+                 dtype=torch.float32, # or bfloat16, which takes longer on the processors that were tried
                  dims=DIMS):          # to choose from; a single one is taken unasked
     "The `Cascade` that costs least on a sample, or None where it does not pay to have one."
-    dtype, own = dtype or getattr(torch, fast_arithmetic()), float64(threshold).expand(len(units))
+    own = float64(threshold).expand(len(units))
     if len(dims) == 1: return Cascade(units, own, Sieve(units, principal(keys)[:, :dims[0]], dtype))
     # to prepare a key costs as much as comparing it with some dozens of queries
     if len(units) <= 64 or not len(keys): return None
@@ -582,7 +582,7 @@ def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold,             # the lowest that matters: a number, or one for each query
-            dtype=None,            # of the sieves: bfloat16 or float32; default: what is faster here
+            dtype=torch.float32,   # of the sieves, or bfloat16
             dims=DIMS,             # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
