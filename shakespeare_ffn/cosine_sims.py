@@ -196,6 +196,14 @@ def to_dense(self: SparseCounts,
     dense[rows, self.column] = self.count.to(dense.dtype)
     return dense
 
+# %% ../nbs/05_cosine_sims.ipynb #h3s
+@patch
+def of_columns(self: SparseCounts,
+               tokens: torch.Tensor, # (m,) ascending, all columns that have entries among them
+              ) -> SparseCounts:     # (n, m+1)
+    "The same counts in the columns of some tokens, and an empty one that stands for all others."
+    return SparseCounts(self.begin, torch.searchsorted(tokens, self.column), self.count, len(tokens)+1)
+
 # %% ../nbs/05_cosine_sims.ipynb #s052
 @patch
 def sum(self: SparseCounts, dim: int) -> torch.Tensor: # int64

@@ -25,7 +25,7 @@ from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
-from .cosine_sims import pair_cosines, pairs, unit, watched
+from .cosine_sims import norms, pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
@@ -58,30 +58,65 @@ class Pairs(NamedTuple):
     k: torch.Tensor       # (n,) int32
     cosines: torch.Tensor # (n,) float32, at most `error_bound` off
 
-def pairs_above(queries, keys,
-                thresholds: torch.Tensor, # (n_queries,) float32
-                exclude=None,             # (n_queries,) a key that each query must not have, or -1
-                progress=lambda n: None) -> Pairs:
-    "All pairs whose float32 cosine exceeds the query's threshold."
+def _sieved(queries, keys, thresholds, progress) -> Pairs:
+    "On the processor, by the sieve."
     none = torch.empty(0, dtype=torch.int32)
     found = [(none, none, torch.empty(0, dtype=torch.float32))]
     for batch in batches(queries, keys, thresholds, progress=progress):
         q, k, at = pairs(batch, exceeding(batch, thresholds))
         found.append((q.int(), k.int(), batch.cosines.flatten()[at]))
     q, k, cosines = map(torch.cat, zip(*found))
-    if exclude is not None:
-        others = exclude.int()[q] != k
-        q, k, cosines = q[others], k[others], cosines[others]
     q, order = q.sort(stable=True)
     return Pairs(q, k[order], cosines[order])
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #g011
+def _products(queries, keys) -> torch.Tensor: # (n_queries, n_keys) float32
+    "Products of vectors as they are; on a GPU bfloat16 stays bfloat16, summed in float32."
+    if queries.is_cuda and queries.dtype == keys.dtype == torch.bfloat16:
+        return torch.mm(queries, keys.T, out_dtype=torch.float32)
+    with true_float32(): return queries.float() @ keys.float().T
+
+def _multiplied(queries, keys, thresholds, n=2**30) -> Pairs: # n: products at a time
+    "On an accelerator, of all products of some queries."
+    q_norms, k_norms, found = norms(queries), norms(keys), []
+    at_once = max(1, n//len(keys))
+    for i in range(0, len(queries), at_once):
+        some = slice(i, i+at_once)
+        scaled = _products(queries[some], keys).div_(k_norms)
+        q, k = (scaled > (thresholds[some]*q_norms[some])[:, None]).nonzero().unbind(1)
+        found.append((q.int() + i, k.int(), scaled[q, k]/q_norms[some][q]))
+    return Pairs(*map(torch.cat, zip(*found)))
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #g012
+def pairs_above(queries, keys,
+                thresholds: torch.Tensor, # (n_queries,) float32
+                exclude=None,             # (n_queries,) a key that each query must not have, or -1
+                progress=lambda n: None) -> Pairs:
+    "All pairs whose float32 cosine exceeds the query's threshold."
+    if keys.is_cpu: found = _sieved(queries, keys, thresholds, progress)
+    else: found = _multiplied(queries, keys, thresholds)
+    if exclude is None: return found
+    others = exclude.int().to(keys.device)[found.q] != found.k
+    return Pairs(*(x[others] for x in found))
+
 
 # %% ../nbs/07c_nearest_strings.ipynb #c014
 def kth_cosines(found: Pairs, n_queries: int, k: int) -> torch.Tensor: # (n_queries,)
     "The k-th largest cosine of each query, minus infinity where there are fewer."
-    n = found.q.bincount(minlength=n_queries).tolist()
-    too_few = found.cosines.new_tensor(-torch.inf)
-    # pairs are in order of queries, so each query has one piece
-    return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in found.cosines.split(n)])
+    q, _, cosines = found
+    begin = torch.searchsorted(q, torch.arange(n_queries+1, dtype=q.dtype, device=q.device))
+    n = begin.diff()
+    if q.is_cpu: # one piece for each query
+        too_few = torch.tensor(-torch.inf)
+        return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in cosines.split(n.tolist())])
+    # on an accelerator all are sorted at once, within their queries
+    order = cosines.argsort(descending=True)
+    order = order[q[order].argsort(stable=True)]
+    at = (begin[:-1] + k-1).clamp(max=max(len(order)-1, 0))
+    return cosines[order[at]].where(n >= k, -torch.inf)
+
 
 # %% ../nbs/07c_nearest_strings.ipynb #c017
 class Nearest(NamedTuple):
@@ -89,11 +124,14 @@ class Nearest(NamedTuple):
     rows: torch.Tensor    # (n_queries, k) int64
     cosines: torch.Tensor # (n_queries, k) float32, at most `error_bound` off
 
+# %% ../nbs/07c_nearest_strings.ipynb #d017
 def _decided(found: Pairs, kth, queries, keys, k: int) -> torch.Tensor: # (n,) bool, exactly k of each query
     "Which pairs are of the `k` nearest."
     above, bound = found.cosines - kth[found.q], 2*error_bound(keys.shape[1])
     chosen, doubtful = above > bound, (above.abs() <= bound).nonzero().squeeze(1)
-    room = k - found.q[chosen].bincount(minlength=len(kth)) # for doubtful ones of each query
+    sure = found.q[chosen] # in order
+    begin = torch.searchsorted(sure, torch.arange(len(kth)+1, dtype=sure.dtype, device=sure.device))
+    room = k - begin.diff() # for doubtful ones of each query
     q, rows = found.q[doubtful].long(), found.k[doubtful].long()
     exact = pair_cosines(queries, keys, q, rows)
     q, rows, exact, room = (x.cpu() for x in (q, rows, exact, room)) # few
@@ -107,7 +145,7 @@ def _chosen(found: Pairs, kth, queries, keys, k: int) -> Nearest:
     "The `k` nearest of each query."
     chosen = _decided(found, kth, queries, keys, k)
     cosines, order = found.cosines[chosen].view(-1, k).sort(dim=1, descending=True, stable=True)
-    return Nearest(found.k[chosen].view(-1, k).gather(1, order).long().cpu(), cosines.cpu())
+    return Nearest(found.k[chosen].view(-1, k).gather(1, order).cpu().long(), cosines.cpu())
 
 # %% ../nbs/07c_nearest_strings.ipynb #c020
 def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: # (n_queries,) bool, Nearest
@@ -121,23 +159,9 @@ def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: 
     # what did not pass is farther than the k-th, if that is above the guess
     done = kth >= thresholds + slack if every > 1 else kth > -torch.inf
     # queries that are done are numbered anew from 0
-    mine, number = done[found.q], done.long().cumsum(0) - 1
+    mine, number = done[found.q], done.int().cumsum(0, dtype=torch.int32) - 1
     found = Pairs(number[found.q[mine]], found.k[mine], found.cosines[mine])
-    return done, _chosen(found, kth[done], queries[done], keys, k)
-
-# %% ../nbs/07c_nearest_strings.ipynb #g021
-def _nearest_at_once(queries, keys, k: int, exclude, n=2**30) -> Nearest: # n: cosines at a time
-    "The same on an accelerator, of all cosines of some queries."
-    sample, some = unit(keys), max(1, n//len(keys)) # queries
-    found, kth = [], []
-    for i, (q, out) in enumerate(zip(unit(queries).split(some), exclude.to(keys.device).split(some))):
-        with true_float32(): cosines = q @ sample.T
-        leaves_out = (out >= 0).nonzero().squeeze(1)
-        cosines[leaves_out, out[leaves_out]] = -torch.inf
-        kth.append(cosines.topk(k, sorted=False)[0].amin(1))
-        near = (cosines >= kth[-1][:, None] - 2*error_bound(keys.shape[1])).nonzero()
-        found.append((near[:, 0].int() + i*some, near[:, 1].int(), cosines[near[:, 0], near[:, 1]]))
-    return _chosen(Pairs(*map(torch.cat, zip(*found))), torch.cat(kth), queries, keys, k)
+    return done.cpu(), _chosen(found, kth[done], queries[done], keys, k)
 
 # %% ../nbs/07c_nearest_strings.ipynb #k015
 def _left_out(exclude, n: int) -> torch.Tensor: # (n,) int64, -1 where no key is left out
@@ -157,14 +181,14 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
     n_keys = len(keys) - int((exclude >= 0).any())
     if k < 1 or n_keys < 1: raise ValueError(f'{k} nearest of {n_keys} keys: both must be at least 1')
     k = min(k, n_keys)
-    if not keys.is_cpu: return _nearest_at_once(queries, keys, k, exclude)
     rows = torch.empty(len(queries), k, dtype=torch.long)
     cosines = torch.empty(len(queries), k, dtype=torch.float32)
     todo = torch.arange(len(queries))
     # first with thresholds guessed from a sample; what these fail for, with all keys
     for every in EVERY, 1:
         if not len(todo): break
-        done, found = _nearest_of(queries[todo], keys, k, exclude[todo], every, progress)
+        asked = queries if len(todo) == len(queries) else queries[todo.to(queries.device)]
+        done, found = _nearest_of(asked, keys, k, exclude[todo], every, progress)
         rows[todo[done]], cosines[todo[done]] = found
         todo = todo[~done]
     return Nearest(rows, cosines)
@@ -426,11 +450,12 @@ def _best_pair(votes: list, # of Vote, the best first
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 
 # %% ../nbs/07c_nearest_strings.ipynb #v015a
-def _votes(index, found: Nearest, values) -> tuple: # Nearest, whose rows are those of the SparseCounts
-    "The nearest, with what follows them."
+def _votes(index, found: Nearest, values, tokens=None) -> tuple: # Nearest, whose rows are of SparseCounts
+    "The nearest, with what follows them; in shards of some tokens alone, if they are given."
     if isinstance(index, KeyIndex): return found, values
     some = index.excerpt(found.rows)
-    return found._replace(rows=torch.searchsorted(some.rows, found.rows)), some.values
+    follows = some.values if tokens is None else some.values.of_columns(tokens)
+    return found._replace(rows=torch.searchsorted(some.rows, found.rows)), follows
 
 # %% ../nbs/07c_nearest_strings.ipynb #v015
 class _Tuning(NamedTuple):
@@ -442,10 +467,12 @@ class _Tuning(NamedTuple):
     probs: torch.Tensor   # (n, vocab_size) what the model says of them
     unigram: torch.Tensor # (vocab_size,)
     betas: tuple
+    tokens: torch.Tensor = None # those that are told apart; None: all
 
     def best(self, v: Vote, k: int) -> tuple: # mean distance, Vote, (n, vocab_size)
         "The best vote of a space of vectors: how far it is from the model, and what it says."
-        found, follows = _votes(self.index, v.nearest_in(self.index, self.queries, k, self.own), self.values)
+        found = v.nearest_in(self.index, self.queries, k, self.own)
+        found, follows = _votes(self.index, found, self.values, self.tokens)
         distance, best = tuned_vote(v, found, follows, self.probs, self.betas)
         return distance, best, sharpen(normalise(vote(found, follows, best.beta)), best.power)
 
@@ -470,13 +497,13 @@ def enough(self: _Tuning, k: int, distance: float, v: Vote) -> int:
 # %% ../nbs/07c_nearest_strings.ipynb #k008
 def _tuning(corpus, model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
     "The last strings of the order in which the article's prompts are the first."
-    strings, values = index.strings, index.next_counts()
-    width = condense(values)[0].width
-    ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*width) + 1):]
+    strings, told = index.strings, index.counted_tokens()
+    values, unigram = condense(index.next_counts(), told, unigram_distribution(corpus))
+    ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*values.width) + 1):]
     tokens = strings.tokens(ids)
-    own, said = torch.as_tensor(index.rows_of(tokens)).long(), next_char_probs(model, tokens).cpu()
-    values, unigram, probs = condense(values, unigram_distribution(corpus), said)
-    return _Tuning(index, index.queries(tokens), own, values, probs, unigram, betas)
+    own = torch.as_tensor(index.rows_of(tokens)).long()
+    _, probs = condense(index.next_counts(), told, next_char_probs(model, tokens).cpu())
+    return _Tuning(index, index.queries(tokens), own, values, probs, unigram, betas, told)
 
 # %% ../nbs/07c_nearest_strings.ipynb #k012
 def nearest_file(model: Decoder) -> Path:

@@ -485,7 +485,9 @@ def _in_one(counts, n_matches): # (…, width), (…) → (…, width+1)
 # %% ../nbs/06a_shards.ipynb #s056b
 @patch
 def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> tuple:
-    "As `threshold_attention`, by all processes; the values are those that the shards have themselves."
+    """As `threshold_attention`, by all processes; the values are those that the shards have themselves.
+
+    Are those that are given of a large vocabulary's counted tokens alone, so are these."""
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
     total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
     n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)
@@ -494,8 +496,10 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
             bar.update(n)
             check()
         for shard in self.shards:
+            same = values.width == shard.values.width
+            theirs = shard.values if same else shard.values.of_columns(self.counted_tokens())
             own = None if exclude is None else torch.as_tensor(exclude) - shard.begin
-            found = threshold_attention(queries, shard.keys, shard.values, thresholds, own, step)
+            found = threshold_attention(queries, shard.keys, theirs, thresholds, own, step)
             total += _in_one(*found)
     total = self.peers.sum(total)
     return total[..., :-1], total[..., -1]
@@ -515,10 +519,20 @@ def count(self: KeyIndex, queries, values, thresholds, exclude=None, progress=Fa
 @patch
 def next_counts(self: ShardedIndex) -> SparseCounts:
     "Counts of no string, as wide as those that each shard has of its own."
-    width = len(self.model.tokenizer)
-    if width > LARGE:
-        raise UserError(f'a vocabulary of {width:,} tokens is tuned with an index in one file, not in shards')
-    return _no_counts(width)
+    return _no_counts(len(self.model.tokenizer))
+
+# %% ../nbs/06a_shards.ipynb #s058c
+@patch
+def counted_tokens(self: KeyIndex) -> torch.Tensor: # ascending
+    "Tokens that follow a string; None where there are so few tokens that all are told apart."
+    values = self.next_counts()
+    if values.width > LARGE: return values.column.unique()
+
+@patch
+def counted_tokens(self: ShardedIndex) -> torch.Tensor: # as above
+    "Tokens that follow a string, found in the text."
+    if len(self.model.tokenizer) > LARGE:
+        return torch.from_numpy(np.unique(self.corpus.tokens[self.identity['length']:])).long()
 
 # %% ../nbs/06a_shards.ipynb #s061
 def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_queries, n); k: None for all

@@ -343,18 +343,16 @@ def _calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
 
 # %% ../nbs/07_similar_space.ipynb #cd2
 def condense(values: SparseCounts,
+             tokens,         # (m,) those that are counted, ascending; None: all stay as they are
              *distributions, # (…, vocab_size) each
             ) -> tuple:      # SparseCounts, distributions
-    "The same over the tokens that are counted and one for all others; small vocabularies stay as they are."
-    if values.width <= LARGE: return values, *distributions
-    tokens = values.column.unique()
+    "The same over the tokens that are counted and one for all others."
+    if tokens is None: return values, *distributions
     def few(p):
         counted = p[..., tokens]
         others = (p.sum(-1, keepdim=True) - counted.sum(-1, keepdim=True)).clamp_min(0)
         return torch.cat([counted, others], dim=-1)
-    # the last column stands for all tokens that are never counted
-    column = torch.searchsorted(tokens, values.column)
-    return SparseCounts(values.begin, column, values.count, len(tokens)+1), *map(few, distributions)
+    return values.of_columns(tokens), *map(few, distributions)
 
 # %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
@@ -365,13 +363,13 @@ def calibrate(corpus: Corpus,
     "Find thresholds and weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, n_layer = index.strings, model.n_layer
-    all_values = index.next_counts()
-    values, unigram = condense(all_values, unigram_distribution(corpus))
+    all_values, tokens = index.next_counts(), index.counted_tokens()
+    values, unigram = condense(all_values, tokens, unigram_distribution(corpus))
     n, best = min(n, 2**28 // (13*n_layer*values.width) + 1), float64([[.775]]*n_layer)
     # coarse on a fifth of the strings, then fine on all
     for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
         ids = _calibration_ids(strings, some)
-        _, probs = condense(all_values, next_char_probs(model, strings.tokens(ids)).cpu())
+        _, probs = condense(all_values, tokens, next_char_probs(model, strings.tokens(ids)).cpu())
         grid = (best + offsets).clamp(-1, .99).round(decimals=4)
         queries = index.queries(strings.tokens(ids))
         counts, _ = index.count(queries, values, grid, progress=progress)

@@ -318,6 +318,22 @@ def test_two_processes_tune_and_explain(built, single, files, piece, model, star
     assert close(json.loads(json.dumps(asdict(tuned_nearest))), json.loads(json.dumps(asdict(nearest))))
     assert close(json.loads(shown), json.loads(run_explain(['to the hou', *options, '--json'])))
 
+def test_a_large_vocabulary_is_tuned_in_shards(built, single, piece, model, monkeypatch):
+    "Only tokens that follow a string are told apart; what is found is the same."
+    index, cache = open_shards(piece, model), os.environ['SHAKESPEARE_FFN_CACHE']
+    def tuned(index, where):
+        monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', where)
+        found = (calibrate(piece, model, index, n=100, progress=False),
+                 calibrate_nearest(piece, model, index, n=20, k=40, betas=(8, 16), progress=False))
+        return [json.loads(json.dumps(asdict(x))) for x in found]
+    assert index.counted_tokens() is None
+    small = tuned(single, str(single.path.parents[1]))
+    monkeypatch.setattr(shards, 'LARGE', 10)
+    told = index.counted_tokens()
+    assert len(told) and torch.equal(told, single.counted_tokens())
+    for large in tuned(index, cache), tuned(single, str(single.path.parents[1])):
+        assert close(small, large)
+
 def test_a_missing_shard_is_said_by_the_command(built, files, capsys, piece, model):
     shutil.rmtree(sorted(built.glob('*-of-*/'))[0])
     with pytest.raises(SystemExit) as end:
