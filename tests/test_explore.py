@@ -13,7 +13,7 @@ from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explore import N_LISTED, PageData, main, varints
+from shakespeare_ffn.explore import _N_LISTED, PageData, main, _varints
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
@@ -62,7 +62,7 @@ def site(tool, tmp_path_factory):
 @given(numbers=st.lists(st.integers(0, 2**40)))
 def test_numbers_of_variable_length(numbers):
     found, n, shift = [], 0, 0
-    for byte in varints(numbers):
+    for byte in _varints(numbers):
         n, shift = n | (byte & 127) << shift, shift + 7
         if byte < 128: found, n, shift = [*found, n], 0, 0
     assert found == numbers
@@ -123,7 +123,7 @@ def test_nearest_strings_are_those_of_the_package(site, in_javascript):
 
 def test_strings_cosines_and_what_follows(site, in_javascript):
     play = site[1]
-    found = Vote(4, False).nearest(play.queries, play.index.keys, N_LISTED, play.own)
+    found = Vote(4, False).nearest(play.queries, play.index.keys, _N_LISTED, play.own)
     for rows, cosines, there in zip(found.rows, found.cosines, in_javascript):
         listed = {string: (near, following) for string, near, following in there['strings']}
         assert len(listed) == len(rows)

@@ -19,7 +19,7 @@ from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, nearest_keys
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
-from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, stretched
+from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, _stretched
 from standin import There, gpu
 
 CASES = """
@@ -174,7 +174,7 @@ def test_rows_and_cosines(there):
     a, b = (torch.randn(n, 48, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (7, 9))
     close(cosine_sims.cosine(a[:, None].to(there), b[None].to(there)),
           cosine_sims.cosine(a[:, None], b[None]), 1e-14)
-    close(cosine_sims.root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
+    close(cosine_sims._root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
     close(cosine_sims.unit(a.to(there)), cosine_sims.unit(a))
     for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there),
                                cosine_sims.similar(a[0], b, -.1)):
@@ -193,7 +193,7 @@ def test_the_nearest(there, centred):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_training(recipe, corpus, there, tmp_path):
-    small = replace(stretched(RECIPES[recipe], 3), batch_size=2)
+    small = replace(_stretched(RECIPES[recipe], 3), batch_size=2)
     new = lambda: Run(corpus, small, 0, Config(block_size=16, n_layer=2, n_head=2, n_embed=16), there)
     run, other = new(), new()
     run.train_tokens = run.val_tokens = run.corpus.split()[1][:200]

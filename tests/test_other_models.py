@@ -19,11 +19,11 @@ from shakespeare_ffn.core import UserError, show_char
 from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import explain, main
-from shakespeare_ffn.explore import application, explore_parser
+from shakespeare_ffn.explore import application, _explore_parser
 from shakespeare_ffn.hooks import PARTS, capture, hooked
 from shakespeare_ffn.model import Config, Transformer, check_prompt, next_char_probs, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest, nearest_approximation
-from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
+from shakespeare_ffn.other_models import _GPT2_NAMES, _FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 from shakespeare_ffn.scores import examine
 from shakespeare_ffn.similar_space import calibrate, tuned_approximation
@@ -192,7 +192,7 @@ def test_weights_in_several_files(tmp_path, tokenizer_file):
     tokens = some_tokens(600)
     assert largest_difference(load_huggingface(tmp_path)(tokens), theirs(tokens).logits) < 1e-5
 
-KINDS = [(kind, {}) for kind in FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
+KINDS = [(kind, {}) for kind in _FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
 
 @needs_library
 @pytest.mark.parametrize('kind, options', KINDS)
@@ -208,7 +208,7 @@ def test_other_families(tmp_path, tokenizer_file, kind, options):
         assert found[f'blocks.{b}.hidden'].shape[-1] == ours.n_hidden
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_hooks_reach_into_other_families(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     names = [f'blocks.1.{part}' for part in ('input', 'sa', 'ffwd', 'output')]
@@ -240,7 +240,7 @@ def test_what_decides_the_answer_is_part_of_the_name(tmp_path, tokenizer_file):
         assert load_huggingface(here).hash == load_huggingface(there).hash
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind):
     folder = save(other(kind, vocab_size=600), tmp_path/'model', tokenizer_file)
     config = json.loads((folder/'config.json').read_bytes())
@@ -250,7 +250,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind
         with pytest.raises(UserError, match='cannot be loaded'): load_huggingface(folder)
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_keys_need_no_head(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
@@ -270,7 +270,7 @@ def check_bfloat16(model):
 def test_keys_in_bfloat16(): check_bfloat16(our_gpt())
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_keys_of_other_families_in_bfloat16(kind):
     check_bfloat16(HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval())
 
@@ -290,8 +290,8 @@ def check_resumed(model, text, new_cache, monkeypatch):
     whole = corpus_index(corpus, model, 4, quiet=True)
     expected, n_chunks = whole.keys.clone(), -(-len(whole)//512)
     whole.path.rename(new_cache/'whole')
-    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
-    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0) # after each chunk
+    monkeypatch.setattr(corpus_keys, '_SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, '_next_note', lambda begun, ended: 0) # after each chunk
     with monkeypatch.context() as patch:
         first = interrupt_after(patch, 3)
         with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 4, quiet=True)
@@ -449,7 +449,7 @@ def check_page(tmp_path, name, text, prompts):
     model = open_model(name, text=text)
     corpus = corpus_for(model, text)
     tune(model, corpus)
-    app = application(explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
+    app = application(_explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
     contents = json.loads(app.files['/data/contents.json'])
     assert contents['article'] is None and '/data/model.safetensors' not in app.files
     prompts = [*prompts, *(p['text'] for p in contents['prompts'])]
@@ -520,7 +520,7 @@ def test_tokens_in_a_browser(tmp_path, new_cache, odd_text, tokenizer_file, page
     folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
     model = open_model(folder)
     tune(model, corpus_for(model, odd_text))
-    app = application(explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
+    app = application(_explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
     page, requests = page
     page.goto(serve(app))
     page.wait_for_selector('#main:not([aria-busy])')
@@ -550,7 +550,7 @@ def test_a_model_that_is_not_tuned(tmp_path, new_cache, small_text, corpus, caps
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
     with pytest.raises(UserError, match='run ffn_calibrate'):
-        application(explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
+        application(_explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
     assert not list(new_cache.glob('keys/*')) # said before an index is built
 
 # What is refused.

@@ -5,8 +5,8 @@ import json, re, sys
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn import corpus_keys, explain as explaining
-from shakespeare_ffn.corpus_keys import (FIRST_PREVIEW, LONGEST_PAUSE, TrieForward, corpus_index,
-                                         next_preview, scattered)
+from shakespeare_ffn.corpus_keys import (_FIRST_PREVIEW, _LONGEST_PAUSE, TrieForward, corpus_index,
+                                         _next_preview, _scattered)
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import Preview, explain, main
 from shakespeare_ffn.model import check_prompt, next_char_probs
@@ -20,8 +20,8 @@ def often(monkeypatch):
         begin(self, *args)
         self.chunk = 200
     monkeypatch.setattr(TrieForward, '__init__', small)
-    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
-    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: 0)
+    monkeypatch.setattr(corpus_keys, '_FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, '_next_preview', lambda begun, ended: 0)
 
 @pytest.fixture
 def events(monkeypatch):
@@ -58,8 +58,8 @@ def test_a_small_share_is_not_0_percent(new_cache, monkeypatch, events, corpus, 
         begin(self, *args)
         self.chunk = 40 # of 6,197
     monkeypatch.setattr(TrieForward, '__init__', small)
-    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
-    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: np.inf)
+    monkeypatch.setattr(corpus_keys, '_FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, '_next_preview', lambda begun, ended: np.inf)
     explain('And only l', corpus, model)
     assert [e for e in events if re.search(r'approximation from 0\.[1-9]% of the strings', str(e))]
 
@@ -122,8 +122,8 @@ def test_looks_see_every_row_once(new_cache, often, corpus, model):
     check_looks(looks, index)
 
 def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus, model, monkeypatch):
-    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
-    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0)
+    monkeypatch.setattr(corpus_keys, '_SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, '_next_note', lambda begun, ended: 0)
     forward, calls = TrieForward.__call__, []
     def dies(self, tokens):
         calls.append(tokens)
@@ -139,19 +139,19 @@ def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus,
 
 @given(n=st.integers(1, 3000), share=st.floats(0, 1))
 def test_what_is_done_is_spread_evenly(n, share):
-    order, k = scattered(n), max(1, round(share*n))
+    order, k = _scattered(n), max(1, round(share*n))
     assert sorted(order) == list(range(n))
     assert np.diff(np.sort(order[:k]), prepend=-1, append=n).max() - 1 <= 2*n/k
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=50))
 def test_looks_come_soon_and_take_a_twentieth_at_most(costs):
-    now, spent = FIRST_PREVIEW, 0
+    now, spent = _FIRST_PREVIEW, 0
     assert now <= 60
     for cost in costs:
         begun, now, spent = now, now + cost, spent + cost
-        following = next_preview(begun, now)
+        following = _next_preview(begun, now)
         assert spent <= .05*following
-        assert following - now <= max(LONGEST_PAUSE, 20*cost) + 1e-9
+        assert following - now <= max(_LONGEST_PAUSE, 20*cost) + 1e-9
         now = following
 
 def test_a_log_without_standard_error(new_cache, corpus, model, monkeypatch, capsys):

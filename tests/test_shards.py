@@ -8,7 +8,7 @@ from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
-from shakespeare_ffn.explain import explain, main, run_explain
+from shakespeare_ffn.explain import explain, main, _run_explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
 from shakespeare_ffn.nearest_strings import nearest_approximation
@@ -47,7 +47,7 @@ from shakespeare_ffn.core import command
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.shards import build_shards, joined, open_shards
-corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus_keys._SAVE_EVERY, corpus_keys._next_note = 1, lambda begun, ended: 0 # after each chunk
 corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
 def together(do):
     def run(argv):
@@ -89,7 +89,7 @@ def ended(processes, seconds=100):
     return [p.returncode for p in processes], said
 
 def folder_of(piece, model) -> Path:
-    return shards.shards_path(shards._wanted(piece, model, 10)[0])
+    return shards._shards_path(shards._wanted(piece, model, 10)[0])
 
 def check_same(piece, model, single):
     "The shards that are there are the index in one file, bit for bit"
@@ -146,7 +146,7 @@ def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, dis
 def test_a_build_is_taken_up_by_another_number(new_cache, start, files, piece, model, single, first, then):
     codes, said = ended(start_all(start, KILLED, first, *files, own=[3]*first))
     assert -signal.SIGKILL in codes, said
-    found = shards.shards_seen(folder_of(piece, model))[1]
+    found = shards._shards_seen(folder_of(piece, model))[1]
     assert 0 < sum(min(n, 2) for n in found.values()) < len(single)/512 # chunks; some shards are half-built
     whole = {p: p.stat().st_mtime_ns for p in folder_of(piece, model).glob('*/manifest.json')}
     codes, said = ended(start_all(start, KILLED, then, *files, own=[99]*then))
@@ -316,7 +316,7 @@ def test_two_processes_tune_and_explain(built, single, files, piece, model, star
     assert asdict(tuned) == asdict(by_thresholds)
     nearest = calibrate_nearest(piece, model, single, n=20, k=40, betas=(8, 16), progress=False)
     assert close(json.loads(json.dumps(asdict(tuned_nearest))), json.loads(json.dumps(asdict(nearest))))
-    assert close(json.loads(shown), json.loads(run_explain(['to the hou', *options, '--json'])))
+    assert close(json.loads(shown), json.loads(_run_explain(['to the hou', *options, '--json'])))
 
 def test_a_missing_shard_is_said_by_the_command(built, files, capsys, piece, model):
     shutil.rmtree(sorted(built.glob('*-of-*/'))[0])

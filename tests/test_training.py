@@ -23,7 +23,7 @@ def text(tmp_path, corpus):
     path.write_text(corpus.text[:10_000].lower(), encoding='utf-8')
     return path
 
-def new_run(*args): return training.new_run(training.parser().parse_args([str(a) for a in args]))
+def new_run(*args): return training._new_run(training._parser().parse_args([str(a) for a in args]))
 
 def done(checkpoint) -> int: return torch.load(checkpoint)['done']
 
@@ -187,7 +187,7 @@ def test_bad_options(capsys, text, tmp_path, monkeypatch):
         assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
     assert 'slow' in refused(capsys, '--recipe', 'slow')
     assert 'to go on from' in refused(capsys, '--text', text, '--output', tmp_path/'new', '--resume')
-    monkeypatch.setattr(training, 'ranks', lambda: (0, 3))
+    monkeypatch.setattr(training, '_ranks', lambda: (0, 3))
     assert '3 processes cannot share batches of 8' in refused(capsys, '--text', text)
 
 def test_the_largest_seed(text, tmp_path):
@@ -282,7 +282,7 @@ def test_numbers_that_are_not_finite(capsys, text, tmp_path, monkeypatch, ill, n
         args = model, optimisers, recipe, n, x, y
         return ill(real, *args) if n == number else real(*args)
     monkeypatch.setattr(training, 'step', step)
-    monkeypatch.setattr(training, 'SAVE_EVERY', save_every)
+    monkeypatch.setattr(training, '_SAVE_EVERY', save_every)
     said = refused(capsys, '--text', text, '--output', tmp_path/'w', begun=True)
     assert f'not finite at step {number + (ill is nan_weights)}; the last good checkpoint is kept' in said
     state = torch.load(checkpoint)
@@ -511,11 +511,11 @@ def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
         met.add(str(y.dtype))
         return y
     monkeypatch.setattr(torch.nn.functional, 'linear', linear)
-    orthogonalise = training.orthogonalised
+    orthogonalise = training._orthogonalised
     def orthogonalised(matrices, dtype, *options):
         met.add(f'Muon {dtype}')
         return orthogonalise(matrices, dtype, *options)
-    monkeypatch.setattr(training, 'orthogonalised', orthogonalised)
+    monkeypatch.setattr(training, '_orthogonalised', orthogonalised)
     run = new_run('--text', text)
     run.advance()
     assert met == {f'torch.{asked}', f'Muon torch.{asked}'}
@@ -547,9 +547,9 @@ def test_parts_give_the_gradient_of_the_batch(monkeypatch):
     model = Transformer(Config(block_size=64, n_layer=2, n_head=2, n_embed=32)).eval()
     x, y = torch.randint(65, (2, 10, 64), generator=g)
     def gradient(part):
-        monkeypatch.setattr(training, 'PART', part)
+        monkeypatch.setattr(training, '_PART', part)
         model.zero_grad()
-        losses = list(training.part_losses(model, x, y))
+        losses = list(training._part_losses(model, x, y))
         for loss in losses: loss.backward()
         return len(losses), sum(losses).item(), torch.cat([p.grad.flatten() for p in model.parameters()])
     (n, loss, parts), (one, whole_loss, whole) = gradient(192), gradient(10_000) # three windows at a time
