@@ -87,8 +87,8 @@ def _learn_codebook(vectors: torch.Tensor, # (n, n_embed), a sample
     centre = vectors.mean(0)
     variances, directions = torch.linalg.eigh((vectors - centre).T.double().cov())
     order = _balanced(variances.clamp(min=1e-12).numpy(), n_bytes)
-    unlearnt = Codebook(centre, directions[:, order].float().contiguous(), torch.empty(n_bytes, 256, 0))
-    return unlearnt._replace(centroids=_k_means(unlearnt.groups(vectors), n_rounds))
+    untrained = Codebook(centre, directions[:, order].float().contiguous(), torch.empty(n_bytes, 256, 0))
+    return untrained._replace(centroids=_k_means(untrained.groups(vectors), n_rounds))
 
 # %% ../nbs/22_compact_index.ipynb #c025
 def _one_vote(rule: NearestApproximation) -> NearestApproximation:
@@ -190,12 +190,12 @@ _LARGEST = 28_000_000 # bytes of a file
 def files(self: CompactIndex) -> dict: # name → content
     "The files of the index, strings in the order in which the text has them."
     order = self.index.ids.argsort()
-    places = torch.from_numpy(self.index.strings.first[self.index.ids[order]]).int()
+    positions = torch.from_numpy(self.index.strings.first[self.index.ids[order]]).int()
     tensors = {name: x.contiguous() for name, x in self.codebook._asdict().items()}
     codes = self.codes[order].numpy()
     parts = np.array_split(codes, -(-codes.nbytes//_LARGEST))
     made = {f'codes-{i}.bin': part.tobytes() for i, part in enumerate(parts)}
-    return {'compact.safetensors': save(dict(tensors, minus=self.minus, places=places)), **made}
+    return {'compact.safetensors': save(dict(tensors, minus=self.minus, places=positions)), **made}
 
 # %% ../nbs/22_compact_index.ipynb #c054
 @patch

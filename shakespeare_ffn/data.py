@@ -56,10 +56,10 @@ def corpus_bytes() -> bytes:
     "Tiny Shakespeare from the first place that has it, its hash checked."
     if named := named_path('SHAKESPEARE_FFN_TEXT'): return _check_hash(read_file(named), named)
     cached, checkout = cache_dir()/'tinyshakespeare.txt', Path(str(files('shakespeare_ffn'))).parent
-    places = [cached]
-    if (checkout/'settings.ini').exists(): places.append(checkout.parent/'shared'/'tinyshakespeare.txt')
-    for place in places:
-        with suppress(OSError, UserError): return _check_hash(place.read_bytes(), place)
+    candidates = [cached]
+    if (checkout/'settings.ini').exists(): candidates.append(checkout.parent/'shared'/'tinyshakespeare.txt')
+    for path in candidates:
+        with suppress(OSError, UserError): return _check_hash(path.read_bytes(), path)
     return _download(cached)
 
 # %% ../nbs/00_data.ipynb #c041

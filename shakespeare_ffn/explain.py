@@ -307,8 +307,8 @@ def _string_line(similar_string: SimilarString, corpus: Corpus) -> str:
     next_ends = corpus.begins[np.searchsorted(corpus.begins, first + length, 'right'):]
     next_length = int(next_ends[0]) - first - length if len(next_ends) else 1
     shown = in_line(corpus.text, first, length, next_length=next_length)
-    said = f'{similar_string.cosine:.3f}  {similar_string.weight:5.1%}'
-    return f'  {said}  {shown:<{length + 41}}  line {number:,}{others}' # 22 before, 14 behind, five signs
+    numbers = f'{similar_string.cosine:.3f}  {similar_string.weight:5.1%}'
+    return f'  {numbers}  {shown:<{length + 41}}  line {number:,}{others}' # 22 before, 14 behind, five signs
 
 # %% ../nbs/08_explain.ipynb #c028
 def _block_lines(b: BlockExplanation, explanation: Explanation) -> list:

@@ -114,11 +114,11 @@ def _names(signs: list,      # of the tokens, as the file writes them
           ) -> list:         # of their texts
     "A text for each token, no two the same."
     texts = [(_byte_level_text if byte_level else _plain_text)(sign) for sign in signs]
-    often = Counter(texts)
+    counts = Counter(texts)
     # a byte that other tokens can say as well keeps its sign; what is then the same has its number
-    texts = [sign if often[t] > 1 and sign.startswith('<0x') else t for t, sign in zip(texts, signs)]
-    often = Counter(texts)
-    return [t if often[t] == 1 else f'{sign}#{i}' for i, (t, sign) in enumerate(zip(texts, signs))]
+    texts = [sign if counts[t] > 1 and sign.startswith('<0x') else t for t, sign in zip(texts, signs)]
+    counts = Counter(texts)
+    return [t if counts[t] == 1 else f'{sign}#{i}' for i, (t, sign) in enumerate(zip(texts, signs))]
 
 # %% ../nbs/03a_other_models.ipynb #c035a
 def _read_tokenizer(path: Path): # → a tokenizer of the library's
@@ -246,8 +246,8 @@ def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int,
 # %% ../nbs/03a_other_models.ipynb #c022b
 def _metadata(tokenizer, config: Config, source: str) -> dict:
     "What is known of a model of another make."
-    said = json.dumps([list(tokenizer.names), asdict(config)])
-    return dict(corpus_sha256='', source=source, identity=hashlib.sha256(said.encode()).hexdigest())
+    description = json.dumps([list(tokenizer.names), asdict(config)])
+    return dict(corpus_sha256='', source=source, identity=hashlib.sha256(description.encode()).hexdigest())
 
 # %% ../nbs/03a_other_models.ipynb #c023
 _UNREADABLE = KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError
@@ -407,9 +407,9 @@ def hash(self: HuggingFaceModel) -> str:
     if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
     check_plain(self)
     config = {k: v for k, v in self.inner.config.to_dict().items() if k not in _NO_MATTER}
-    said = json.dumps([config, list(self.tokenizer.names)], sort_keys=True, default=str)
+    description = json.dumps([config, list(self.tokenizer.names)], sort_keys=True, default=str)
     weights = weights_hash({name: p.detach() for name, p in self.named_parameters(remove_duplicate=False)})
-    return hashlib.sha256(f'{weights} {said}'.encode()).hexdigest()
+    return hashlib.sha256(f'{weights} {description}'.encode()).hexdigest()
 
 # %% ../nbs/03a_other_models.ipynb #c050
 def _from_library(folder: Path): # → a model of the library's

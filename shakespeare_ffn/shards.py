@@ -117,8 +117,8 @@ class _SomeStrings(Substrings):
         "Every token of the text at which string `i` begins, ascending."
         wanted, text, found, at = self.tokens([i]).tobytes(), self.all_tokens.tobytes(), [], -1
         while (at := text.find(wanted, at+1)) >= 0: found.append(at)
-        places, inside = np.divmod(found, self.all_tokens.itemsize)
-        return places[inside == 0] # where bytes are those of whole tokens
+        positions, inside = np.divmod(found, self.all_tokens.itemsize)
+        return positions[inside == 0] # where bytes are those of whole tokens
 
 # %% ../nbs/06a_shards.ipynb #s021
 def _keep_strings(path: Path, found: _Run):
@@ -417,9 +417,9 @@ def _open(folder: Path, whole: dict, corpus: Corpus, model: Decoder, peers: Peer
 # %% ../nbs/06a_shards.ipynb #s048
 def _n_keys(folder: Path) -> int: # 0 where there are no shards
     "How many strings the index has of which a folder holds shards."
-    said = [read_json(m) for m in folder.glob('*-of-*/manifest.json')]
-    said += [read_json(m).get('identity', {}) for m in folder.glob('*-of-*.partial/progress.json')]
-    return max((x.get('shard', [0])[-1] for x in said), default=0)
+    identities = [read_json(m) for m in folder.glob('*-of-*/manifest.json')]
+    identities += [read_json(m).get('identity', {}) for m in folder.glob('*-of-*.partial/progress.json')]
+    return max((x.get('shard', [0])[-1] for x in identities), default=0)
 
 # %% ../nbs/06a_shards.ipynb #s048d
 def _wanted(corpus: Corpus, model: Decoder, length: int, arithmetic=None) -> list: # of identities

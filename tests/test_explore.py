@@ -342,8 +342,8 @@ def test_type_anything(view, site):
     page.fill('#typed', 'And only l')
     play = site[1]
     p = next_char_probs(play.model, play.model.tokenizer.encode('And only l')[None])[0]
-    said = [row.split() for row in page.locator('#typed-bars tr').all_inner_texts()]
-    assert said[0][0] == play.model.tokenizer.chars[p.argmax()] and said[0][1] == f'{p.max():.0%}'
+    rows = [row.split() for row in page.locator('#typed-bars tr').all_inner_texts()]
+    assert rows[0][0] == play.model.tokenizer.chars[p.argmax()] and rows[0][1] == f'{p.max():.0%}'
     page.fill('#typed', 'Ça va')
     assert 'never seen ‘Ç’' in page.text_content('#typing-message')
     assert not page.locator('#typed-bars tr').count()
@@ -362,9 +362,9 @@ def ask(page, text):
 
 def check_said(page, answers): # text → what the page says of it
     about = 'document.querySelector("#about").textContent'
-    for text, said in answers.items():
+    for text, message in answers.items():
         ask(page, text)
-        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+        page.wait_for_function(f'message => {about}.includes(message)', arg=message)
 
 def test_any_prompt(view, site, address):
     "by the compact index, which is loaded when it is asked for"

@@ -155,9 +155,9 @@ def test_prefix_tree(model_there, model, tokens):
 def test_index_and_explanation(new_cache, model_there, model, corpus):
     index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
     assert index.queries(['An', 'zz']).is_cpu and index.compute(index.strings.tokens(index.ids[:3])).is_cpu
-    said = [explain('An', corpus, m, device=d) for m, d in ((model_there, 'cuda:0'), (model, 'cpu'))]
-    assert said[0].hellinger == pytest.approx(said[1].hellinger, abs=1e-3)
-    assert [b.n_similar for b in said[0].blocks] == [b.n_similar for b in said[1].blocks]
+    explanations = [explain('An', corpus, m, device=d) for m, d in ((model_there, 'cuda:0'), (model, 'cpu'))]
+    assert explanations[0].hellinger == pytest.approx(explanations[1].hellinger, abs=1e-3)
+    assert [b.n_similar for b in explanations[0].blocks] == [b.n_similar for b in explanations[1].blocks]
 
 def test_calibration(new_cache, model_there, corpus, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.shards.threshold_attention', lambda queries, keys, values,

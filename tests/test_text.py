@@ -75,7 +75,7 @@ def test_a_terminal_gets_signs(e):
     lines = text.split('\n')
     begin = next(i for i, line in enumerate(lines) if line.startswith('next ')) + 1
     rows = [line.split()[0] for line in lines[begin:lines.index('', begin)]]
-    assert rows == [show_char(c) for c in module.rows_to_show(e)] and len(set(rows)) == len(rows)
+    assert rows == [show_char(c) for c in module._rows_to_show(e)] and len(set(rows)) == len(rows)
     for encoding in 'ascii', 'latin-1', 'cp1252', 'utf-8': # each character remains another one
         coded = [show_char(c).encode(encoding, 'spell_out') for c in e.corpus.tokenizer.chars]
         assert len(set(coded)) == len(coded)
@@ -105,8 +105,8 @@ def test_html_shows_the_same_text(e):
                                              'details', 'summary', 'pre'}
     assert {name for _, attrs in page.tags for name, _ in attrs} <= {'style', 'class', 'dir', 'open'}
     assert page.text('code') == [show_text(e.explained)]
-    assert page.text('td')[::4] == [show_char(c) for c in module.rows_to_show(e)]
-    lines = [module.block_lines(b, e)[2:] for b in e.blocks]
+    assert page.text('td')[::4] == [show_char(c) for c in module._rows_to_show(e)]
+    lines = [module._block_lines(b, e)[2:] for b in e.blocks]
     assert page.text('pre') == ['\n'.join(some) for some in lines]
     # Jupyter looks for formulas in HTML, too
     assert 'mathjax_ignore' in dict(page.tags[0][1])['class'].split()
@@ -116,7 +116,8 @@ def test_html_shows_the_same_text(e):
 def test_json_is_ascii_and_exact(e):
     # JSON takes two surrogates for one character; no file holds them
     assume(not re.search('[\ud800-\udbff][\udc00-\udfff]', e.corpus.text))
-    quiet = dict.fromkeys(['load_model', 'load_corpus', 'check_prompt', 'chosen_approximation'], mock.DEFAULT)
+    names = 'load_model', 'load_corpus', 'check_prompt', '_chosen_approximation'
+    quiet = dict.fromkeys(names, mock.DEFAULT)
     with mock.patch.multiple(module, **quiet, explain=lambda *a, **k: e):
         line = _run_explain(['x', '--json'])
     assert line.isascii() and '\n' not in line
@@ -245,9 +246,10 @@ def test_any_locale(own_text, locale):
     done = subprocess.run(command, env=os.environ | locale, capture_output=True)
     assert done.returncode == 0, done.stderr.decode('utf-8', 'replace')
     line, text = done.stdout.split(b'\n', 1)
-    said, corpus = json.loads(line.decode('ascii')), load_corpus(own_text/'text.txt')
-    assert said['prompt'] == 'na\u00efve 中' and set(said['model']) == set(corpus.tokenizer.chars)
-    for p in said['model'], said['approximation']: assert abs(sum(p.values()) - 1) < 1e-5
+    explanation, corpus = json.loads(line.decode('ascii')), load_corpus(own_text/'text.txt')
+    assert explanation['prompt'] == 'na\u00efve 中'
+    assert set(explanation['model']) == set(corpus.tokenizer.chars)
+    for p in explanation['model'], explanation['approximation']: assert abs(sum(p.values()) - 1) < 1e-5
     assert b'\x1b' not in text and b'?' not in text.replace(b"'?\n", b'')
     assert (own_text/'figure.png').read_bytes().startswith(b'\x89PNG')
 

@@ -268,8 +268,8 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies, what):
     for rank, p in enumerate(processes):
         if rank == dies: continue
         out, err = p.communicate(timeout=200)
-        said = f'process {dies} of 3 ended before its share was done'
-        assert p.returncode == 2 and out.startswith(said), (out, err)
+        message = f'process {dies} of 3 ended before its share was done'
+        assert p.returncode == 2 and out.startswith(message), (out, err)
     assert time.monotonic() - died < 15
 
 COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
@@ -282,8 +282,8 @@ def by_torchrun(start, *args):
 
 def as_by_torchrun(start, *args):
     both = [start(COUNTS, *args, env=rank) for rank in ranks(2)]
-    (said, error), (other, _) = [p.communicate(timeout=200) for p in both]
-    return max(p.returncode for p in both), said + other, error
+    (output, error), (other, _) = [p.communicate(timeout=200) for p in both]
+    return max(p.returncode for p in both), output + other, error
 
 torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('half a minute; as_by_torchrun is quick'))
 
@@ -291,9 +291,9 @@ torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('half a minut
 def test_the_command_for_several_processes(monkeypatch, start, together):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
     alone = _run_counts(['--prompts', '40']) # first, so that there is an index
-    code, said, error = together(start, '--prompts', '40')
-    assert code == 0 and 'by 2 processes' in said, error
-    assert 'by 1 process:' in alone and alone.split()[-1] == said.split()[-1] # the same distance
+    code, output, error = together(start, '--prompts', '40')
+    assert code == 0 and 'by 2 processes' in output, error
+    assert 'by 1 process:' in alone and alone.split()[-1] == output.split()[-1] # the same distance
 
 def test_processes_that_do_not_find_each_other(capsys, monkeypatch):
     for name, value in dict(WORLD_SIZE='2', RANK='', MASTER_ADDR='').items(): monkeypatch.setenv(name, value)
