@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import parse_qs
 
 import numpy as np
@@ -300,11 +301,19 @@ class Application:
                                 ('X-Content-Type-Options', 'nosniff'), ('Cache-Control', 'no-cache')])
         return [content] if environ['REQUEST_METHOD'] != 'HEAD' else [b'']
 
-# %% ../nbs/21_explore.ipynb #c052
-def _text(status: str, message: str) -> tuple: return status, 'text/plain; charset=utf-8', message.encode()
+# %% ../nbs/21_explore.ipynb #c052r
+class _Response(NamedTuple):
+    "What a request is answered with."
+    status: str
+    kind: str # of content, as HTTP names it
+    content: bytes
 
+def _text(status: str, message: str) -> _Response:
+    return _Response(status, 'text/plain; charset=utf-8', message.encode())
+
+# %% ../nbs/21_explore.ipynb #c052
 @patch
-def answer(self: Application, environ) -> tuple: # status, type, content
+def answer(self: Application, environ) -> _Response:
     "What is sent for a request."
     host, path = environ.get('HTTP_HOST', ''), environ.get('PATH_INFO', '')
     if host.rsplit(':', 1)[0] not in self.names: return _text('403 Forbidden', f'this is not {host}')
@@ -312,14 +321,14 @@ def answer(self: Application, environ) -> tuple: # status, type, content
     if path in self.desks: return self.asked(*self.desks[path], environ.get('QUERY_STRING', ''))
     if path not in self.files: return _text('404 Not Found', 'there is no such page')
     suffix = Path(path).suffix if path != '/' else '.html'
-    return '200 OK', _TYPES.get(suffix, 'application/octet-stream'), self.files[path]
+    return _Response('200 OK', _TYPES.get(suffix, 'application/octet-stream'), self.files[path])
 
 @patch
-def asked(self: Application, desk: _Desk, tokens, query: str) -> tuple: # status, type, content
+def asked(self: Application, desk: _Desk, tokens, query: str) -> _Response:
     "What a desk says of the prompt in a query; a prompt that cannot be taken is told why."
     try:
         prompt = parse_qs(query, keep_blank_values=True, errors='strict').get('prompt', [''])[0]
-        return '200 OK', 'application/octet-stream', desk.ask(tokens(prompt)).result()
+        return _Response('200 OK', 'application/octet-stream', desk.ask(tokens(prompt)).result())
     except (UserError, ValueError) as e: return _text('400 Bad Request', str(e))
     except _Busy: return _text('503 Service Unavailable', 'too many prompts wait; try again in a minute')
 

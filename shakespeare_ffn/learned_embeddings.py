@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LearnedEmbeddings', 'initial_embeddings', 'LearningRun', 'learn_embeddings', 'StageDefaults', 'stage_defaults',
-           'is_learned', 'stage_embeddings', 'Summary', 'geometry', 'least_losses', 'singular_ratio']
+           'is_learned', 'stage_embeddings', 'Summary', 'Geometry', 'geometry', 'least_losses', 'singular_ratio']
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, re, time
@@ -333,10 +333,15 @@ class Summary(NamedTuple):
     def of(cls, x: torch.Tensor): return cls(x.mean().item(), x.std().item(), x.min().item(), x.max().item())
 
 # %% ../nbs/11_learned_embeddings.ipynb #s047
+class Geometry(NamedTuple):
+    "What some vectors look like together."
+    norm: Summary     # their lengths
+    distance: Summary # of each from every other
+
 def geometry(embeddings: torch.Tensor, # (n, n_embed)
-            ) -> dict:                 # 'norm', 'distance' → Summary
+            ) -> Geometry:
     "Lengths of vectors, and how far each is from every other."
-    return dict(norm=Summary.of(embeddings.norm(dim=-1)), distance=Summary.of(torch.pdist(embeddings)))
+    return Geometry(norm=Summary.of(embeddings.norm(dim=-1)), distance=Summary.of(torch.pdist(embeddings)))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c051
 def least_losses(model: Transformer,

@@ -171,6 +171,7 @@ def test_pictures_of_the_text_keep_their_words(site):
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
-    pages = [page for section in sidebar['contents'] for page in section.get('contents', [])]
+    sections = [section for section in sidebar['contents'] if 'contents' in section]
+    pages = [page for section in sections for page in section['contents']]
     named = {page['href']: page['text'] for page in pages if 'href' in page}
     for path in site.glob('[0-9]*.ipynb'): assert named[path.name].startswith(path.name.split('_')[0])
