@@ -47,9 +47,9 @@ def keys_of_all(strings, model) -> tuple: # way → seconds for all strings, str
     "Time each way on chunks from all over the list, and scale up."
     starts = range(0, len(strings)-CHUNK, len(strings)//N_CHUNKS)
     chunks = [strings.tokens(strings.order[s:s+CHUNK]) for s in starts]
-    def over(forward): return lambda: [forward(chunk) for chunk in chunks]
-    ways = {f'plain forward, {a}': over(plain_forward(getattr(torch, a))) for a in ARITHMETICS}
-    ways |= {f'prefix tree, {a}': over(TrieForward(model, a)) for a in ARITHMETICS}
+    def over_chunks(forward): return lambda: [forward(chunk) for chunk in chunks]
+    ways = {f'plain forward, {a}': over_chunks(plain_forward(getattr(torch, a))) for a in ARITHMETICS}
+    ways |= {f'prefix tree, {a}': over_chunks(TrieForward(model, a)) for a in ARITHMETICS}
     n_computed = sum(map(len, chunks))
     seconds = in_turn(REPEATS, **ways)
     return {way: t*len(strings)/n_computed for way, t in seconds.items()}, n_computed

@@ -65,8 +65,8 @@ def whole_indexes(corpus, model, strings, tuned) -> tuple: # further cells of ea
 
 def sample(strings): # (N_STRINGS, length)
     "Token ids of a sample of strings, in alphabetical order, as a build has them."
-    places = np.random.default_rng(0).integers(len(strings), size=N_STRINGS)
-    return strings.tokens(strings.order[np.sort(places)])
+    positions = np.random.default_rng(0).integers(len(strings), size=N_STRINGS)
+    return strings.tokens(strings.order[np.sort(positions)])
 
 def main():
     corpus, model = load_corpus(), load_model()

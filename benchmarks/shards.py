@@ -46,14 +46,14 @@ def sampled(n: int, n_streams=5000) -> str: # of n characters
     corpus, random = load_corpus(), np.random.default_rng(0)
     tokens = corpus.tokens[:-1]
     _, state = rank_windows(tokens, ORDER, len(corpus.tokenizer)) # of each place
-    # places grouped by state; the last of all has nothing behind it
-    places = np.argsort(state[:-1], kind='stable')
+    # positions grouped by state; the last of all has nothing behind it
+    positions = np.argsort(state[:-1], kind='stable')
     size = np.bincount(state[:-1], minlength=state.max()+1)
     begin = size.cumsum() - size
     now, out = random.choice(state[:-1], n_streams), np.empty((n//n_streams, n_streams), np.uint8)
     for row in out:
         now = np.where(size[now] > 0, now, state[0])
-        at = places[begin[now] + (random.random(n_streams)*size[now]).astype(int)]
+        at = positions[begin[now] + (random.random(n_streams)*size[now]).astype(int)]
         row[:], now = tokens[at+ORDER], state[at+1]
     chars = np.frombuffer(corpus.tokenizer.chars.encode(), np.uint8)
     return chars[out.T.ravel()].tobytes().decode()

@@ -98,13 +98,13 @@ def other_prompt_null(predicted: torch.Tensor, # (n, vocab_size) bool
 # %% ../nbs/14_approximation_details.ipynb #p024
 class Judged(NamedTuple):
     "Whether prompts satisfy the criterion, and with which share others' rankings would."
-    satisfied: torch.Tensor # (n_blocks, n) float64, 1 or 0
-    exchanged: torch.Tensor # (n_blocks, n) float64, the parts that `other_prompt_null` gives
+    satisfied: torch.Tensor         # (n_blocks, n) float64, 1 or 0
+    other_prompt_null: torch.Tensor # (n_blocks, n) float64, as `other_prompt_null` says
 
     @property
     def above(self) -> torch.Tensor: # (n_blocks, n)
         "How far the criterion is above its null."
-        return self.satisfied - self.exchanged
+        return self.satisfied - self.other_prompt_null
 
 def judge(predicted: torch.Tensor,    # (n_blocks, n, vocab_size) bool
           similarities: torch.Tensor, # (n_blocks, n, vocab_size)
@@ -112,5 +112,5 @@ def judge(predicted: torch.Tensor,    # (n_blocks, n, vocab_size) bool
          ) -> Judged:
     "The criterion for every prompt of some blocks, and its null."
     close = nearest(similarities, near)
-    exchanged = torch.stack([other_prompt_null(p, c) for p, c in zip(predicted, close)])
-    return Judged(criterion(predicted, close).double(), exchanged)
+    nulls = torch.stack([other_prompt_null(p, c) for p, c in zip(predicted, close)])
+    return Judged(criterion(predicted, close).double(), nulls)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NONLINEARITIES', 'plain_state', 'Head', 'SeparateHeads', 'Dropout', 'causal_weights', 'SelfAttention', 'FeedForward',
-           'Config', 'Block', 'Transformer', 'weights_hash', 'config_of', 'save_model', 'read_weights', 'blank_model',
-           'load_model', 'evaluating', 'check_plain', 'snapshot', 'next_char_probs', 'check_prompt', 'generate']
+           'Config', 'Block', 'Transformer', 'weights_hash', 'save_model', 'blank_model', 'load_model', 'evaluating',
+           'check_plain', 'snapshot', 'next_char_probs', 'check_prompt', 'generate']
 
 # %% ../nbs/01_model.ipynb #c003
 import hashlib
@@ -184,8 +184,8 @@ def weights_hash(tensors: dict) -> str: # name → tensor
     return h.hexdigest()
 
 # %% ../nbs/01_model.ipynb #c033
-def config_of(shapes: dict,        # name → shape of a tensor
-              n_head=6, nonlinearity='relu') -> Config:
+def _config_of(shapes: dict,        # name → shape of a tensor
+               n_head=6, nonlinearity='relu') -> Config:
     "The architecture that a set of weights belongs to."
     vocab_size, n_embed = shapes['token_embedding.weight']
     block_size, _ = shapes['position_embedding.weight']
@@ -205,7 +205,7 @@ def save_model(model: Transformer,
     write_atomically(Path(path), save(tensors, {k: str(v) for k, v in (metadata | extra).items()}))
 
 # %% ../nbs/01_model.ipynb #c037
-def read_weights(path) -> tuple: # name → tensor, metadata
+def _read_weights(path) -> tuple: # name → tensor, metadata
     "The tensors and the metadata of a weights file, its hash checked."
     if not Path(path).is_file(): read_file(path) # says what is wrong
     try:
@@ -252,11 +252,11 @@ def load_model(path=None,    # a file that save_model wrote; default: the packag
               ) -> Transformer: # in evaluation mode, float32, with `.tokenizer` and `.metadata`
     "A trained model from a weights file; a file that is damaged or of another architecture is a `UserError`."
     path = path or WEIGHTS
-    tensors, metadata = read_weights(path)
+    tensors, metadata = _read_weights(path)
     try:
         _check_weights(tensors, metadata)
-        config = config_of({k: v.shape for k, v in tensors.items()}, int(metadata['n_head']),
-                           metadata.get('nonlinearity', 'relu'))
+        config = _config_of({k: v.shape for k, v in tensors.items()}, int(metadata['n_head']),
+                            metadata.get('nonlinearity', 'relu'))
         model = blank_model(config)
         model.load_state_dict({k: v.float() for k, v in tensors.items()})
     except (KeyError, ValueError, RuntimeError) as e:

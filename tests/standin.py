@@ -90,17 +90,17 @@ class Generators(TorchFunctionMode):
 @contextmanager
 def gpu():
     "A machine with one GPU, as far as the code can see."
-    said = dict(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
-                synchronize=lambda *_: None, is_current_stream_capturing=lambda: False,
-                get_device_name=lambda *_: 'stand-in', is_bf16_supported=lambda *_, **__: True,
-                _lazy_init=lambda: None)
+    answers = dict(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
+                   synchronize=lambda *_: None, is_current_stream_capturing=lambda: False,
+                   get_device_name=lambda *_: 'stand-in', is_bf16_supported=lambda *_, **__: True,
+                   _lazy_init=lambda: None)
     # what optimisers ask: a PyTorch with CUDA would look for the driver, one without knows of no accelerator
     asked = dict(is_available=lambda: True, current_accelerator=lambda *_, **__: torch.device('cuda'),
                  current_stream=lambda *_: mock.Mock(is_capturing=lambda: False))
     before = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True) # parameters are replaced, not filled
     try:
-        with (mock.patch.multiple(torch.cuda, **said), mock.patch.multiple(torch.accelerator, **asked),
+        with (mock.patch.multiple(torch.cuda, **answers), mock.patch.multiple(torch.accelerator, **asked),
               mock.patch.multiple(torch, Generator=Generator, load=load),
               Generators(), Mode()): yield
     finally: torch.__future__.set_overwrite_module_params_on_conversion(before)

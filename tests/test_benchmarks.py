@@ -90,6 +90,6 @@ def test_make_bench_says_how_long_it_takes(common, monkeypatch, capsys):
     with pytest.raises(run.UserError, match='is not a benchmark'): run.chosen(['nothing'])
     monkeypatch.setattr(run.subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 0))
     assert run.run(['explain', 'gpu']).startswith('All of it took')
-    said = capsys.readouterr().out
-    assert said.startswith('2 benchmarks on') and 'explain took' in said
-    assert f'about {run.about(["explain", "gpu"])} minutes' in said
+    output = capsys.readouterr().out
+    assert output.startswith('2 benchmarks on') and 'explain took' in output
+    assert f'about {run.about(["explain", "gpu"])} minutes' in output

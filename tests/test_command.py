@@ -107,8 +107,8 @@ def test_a_sound_model_for_which_nothing_is_tuned(capsys, tmp_path, corpus):
     save_model(small, file, dict(corpus_sha256=corpus.sha256), corpus.tokenizer.chars)
     assert 'nothing is tuned' in refused(capsys, 'To be', '--model', file)
     by_hand = '--thresholds', '.9,.9', '--weights', '1,1'
-    said = json.loads(answer(capsys, 'To be', '--model', file, *by_hand, '--json'))
-    assert len(said['blocks']) == 2
+    explanation = json.loads(answer(capsys, 'To be', '--model', file, *by_hand, '--json'))
+    assert len(explanation['blocks']) == 2
 
 def test_no_network(tmp_path):
     "From a copy with no corpus anywhere near, behind a proxy that is not there"
@@ -125,14 +125,14 @@ def test_no_network(tmp_path):
     assert not (tmp_path/'cache').exists()
 
 def test_json(capsys):
-    said = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all'))
-    assert list(said) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
-                          'model', 'approximation', 'blocks']
-    assert (said['prompt'], said['length'], said['scale']) == ('And only l', 10, 'smoke')
-    assert (said['empty'], [b['block'] for b in said['blocks']]) == (False, [5, 4])
-    for p in said['model'], said['approximation']:
+    explanation = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all'))
+    assert list(explanation) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
+                                 'model', 'approximation', 'blocks']
+    assert (explanation['prompt'], explanation['length'], explanation['scale']) == ('And only l', 10, 'smoke')
+    assert (explanation['empty'], [b['block'] for b in explanation['blocks']]) == (False, [5, 4])
+    for p in explanation['model'], explanation['approximation']:
         assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
-    for b in said['blocks']:
+    for b in explanation['blocks']:
         assert list(b) == ['block', 'rule', 'share', 'n_similar', 'similar', 'counts', 'says']
         assert b['n_similar'] == len(b['similar']) == 1000
         total, in_all = {}, sum(b['counts'].values())
@@ -143,14 +143,14 @@ def test_json(capsys):
         assert total == pytest.approx(b['counts']) # all strings are listed, so they explain the counts
         cosines = [s['cosine'] for s in b['similar']]
         assert cosines == sorted(cosines, reverse=True)
-    assert sum(b['share'] for b in said['blocks']) == pytest.approx(1)
-    for c, p in said['approximation'].items():
-        assert p == pytest.approx(sum(b['share']*b['says'].get(c, 0) for b in said['blocks']))
+    assert sum(b['share'] for b in explanation['blocks']) == pytest.approx(1)
+    for c, p in explanation['approximation'].items():
+        assert p == pytest.approx(sum(b['share']*b['says'].get(c, 0) for b in explanation['blocks']))
 
 def test_json_by_thresholds(capsys):
-    said = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all', '--thresholds', 'tuned'))
-    assert [b['block'] for b in said['blocks']] == list(range(6))
-    for b in said['blocks']:
+    explanation = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all', '--thresholds', 'tuned'))
+    assert [b['block'] for b in explanation['blocks']] == list(range(6))
+    for b in explanation['blocks']:
         total, threshold = {}, float(b['rule'].removeprefix('cosine above '))
         assert b['n_similar'] == len(b['similar'])
         for s in b['similar']:
@@ -159,8 +159,8 @@ def test_json_by_thresholds(capsys):
         assert total == b['counts']
 
 def test_positions_are_where_the_string_stands(capsys, corpus):
-    said = json.loads(answer(capsys, 'th', '--json', '--top', 'all'))
-    listed = [s for b in said['blocks'] for s in b['similar']]
+    explanation = json.loads(answer(capsys, 'th', '--json', '--top', 'all'))
+    listed = [s for b in explanation['blocks'] for s in b['similar']]
     assert listed
     for s in listed:
         assert all(corpus.text[i:i+2] == s['string'] for i in s['positions'])
@@ -173,8 +173,8 @@ def test_newline(capsys):
 def test_a_longer_prompt_says_what_is_explained(capsys):
     text = answer(capsys, 'That is the question')
     assert 'e question' in text and 'last 10' in text
-    said = json.loads(answer(capsys, 'That is the question', '--json'))
-    assert (said['prompt'], said['length']) == ('That is the question', 10)
+    explanation = json.loads(answer(capsys, 'That is the question', '--json'))
+    assert (explanation['prompt'], explanation['length']) == ('That is the question', 10)
 
 def test_leading_dash(capsys):
     assert "'--And only'" in answer(capsys, '--top', '1', '--', '--And only')

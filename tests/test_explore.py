@@ -13,7 +13,7 @@ from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explore import N_LISTED, PageData, main, varints
+from shakespeare_ffn.explore import _N_LISTED, PageData, main, _varints
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
@@ -62,7 +62,7 @@ def site(tool, tmp_path_factory):
 @given(numbers=st.lists(st.integers(0, 2**40)))
 def test_numbers_of_variable_length(numbers):
     found, n, shift = [], 0, 0
-    for byte in varints(numbers):
+    for byte in _varints(numbers):
         n, shift = n | (byte & 127) << shift, shift + 7
         if byte < 128: found, n, shift = [*found, n], 0, 0
     assert found == numbers
@@ -123,7 +123,7 @@ def test_nearest_strings_are_those_of_the_package(site, in_javascript):
 
 def test_strings_cosines_and_what_follows(site, in_javascript):
     play = site[1]
-    found = Vote(4, False).nearest(play.queries, play.index.keys, N_LISTED, play.own)
+    found = Vote(4, False).nearest(play.queries, play.index.keys, _N_LISTED, play.own)
     for rows, cosines, there in zip(found.rows, found.cosines, in_javascript):
         listed = {string: (near, following) for string, near, following in there['strings']}
         assert len(listed) == len(rows)
@@ -342,8 +342,8 @@ def test_type_anything(view, site):
     page.fill('#typed', 'And only l')
     play = site[1]
     p = next_char_probs(play.model, play.model.tokenizer.encode('And only l')[None])[0]
-    said = [row.split() for row in page.locator('#typed-bars tr').all_inner_texts()]
-    assert said[0][0] == play.model.tokenizer.chars[p.argmax()] and said[0][1] == f'{p.max():.0%}'
+    rows = [row.split() for row in page.locator('#typed-bars tr').all_inner_texts()]
+    assert rows[0][0] == play.model.tokenizer.chars[p.argmax()] and rows[0][1] == f'{p.max():.0%}'
     page.fill('#typed', 'Ça va')
     assert 'never seen ‘Ç’' in page.text_content('#typing-message')
     assert not page.locator('#typed-bars tr').count()
@@ -362,9 +362,9 @@ def ask(page, text):
 
 def check_said(page, answers): # text → what the page says of it
     about = 'document.querySelector("#about").textContent'
-    for text, said in answers.items():
+    for text, message in answers.items():
         ask(page, text)
-        page.wait_for_function(f'said => {about}.includes(said)', arg=said)
+        page.wait_for_function(f'message => {about}.includes(message)', arg=message)
 
 def test_any_prompt(view, site, address):
     "by the compact index, which is loaded when it is asked for"

@@ -88,8 +88,8 @@ def test_damaged_embeddings(small, new_cache, damage):
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
         # what is damaged has not been learned
-        assert (learned_embeddings.sizes_in_cache(model, 2,
-                                                  tokens=[0]) == [2]) == (file.read_bytes() == sound)
+        assert (learned_embeddings._sizes_in_cache(model, 2,
+                                                   tokens=[0]) == [2]) == (file.read_bytes() == sound)
         answer_from(file, sound, damage, ask, expected)
 
 @settings(drawn, max_examples=20)
@@ -98,10 +98,10 @@ def test_damaged_checkpoint_of_embeddings(small, tmp_path, damage):
     begin = lambda: learned_embeddings.LearningRun(small[1], 2, torch.tensor([0, 1]), 2, 10, 1e-4, 0)
     run, file, anew = begin(), tmp_path/'state', begin()
     run.advance(3)
-    learned_embeddings.write_state(run, file)
+    learned_embeddings._write_state(run, file)
     sound = file.read_bytes()
     file.write_bytes(damage(sound))
-    learned_embeddings.read_state(anew, file)
+    learned_embeddings._read_state(anew, file)
     whole = file.read_bytes() == sound
     assert anew.done == whole*30 and torch.equal(anew.e, run.e if whole else begin().e)
 
@@ -120,19 +120,19 @@ def test_damaged_approximation(small, new_cache, damage):
 @drawn
 @given(damage=damages())
 def test_damaged_arithmetic(new_cache, damage):
-    with mock.patch.object(core, 'product_rates', lambda device: dict(float32=2., bfloat16=1.)):
-        core.measured_arithmetic.cache_clear()
-        expected = core.measured_arithmetic('cpu', file := new_cache/'arithmetic.json')
+    with mock.patch.object(core, '_product_rates', lambda device: dict(float32=2., bfloat16=1.)):
+        core._measured_arithmetic.cache_clear()
+        expected = core._measured_arithmetic('cpu', file := new_cache/'arithmetic.json')
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
-        core.measured_arithmetic.cache_clear()
-        assert core.measured_arithmetic('cpu', file) == expected
-    core.measured_arithmetic.cache_clear()
+        core._measured_arithmetic.cache_clear()
+        assert core._measured_arithmetic('cpu', file) == expected
+    core._measured_arithmetic.cache_clear()
 
 def test_what_the_processor_answers_asks_for_no_gpu(small, new_cache, capsys, monkeypatch):
     "or PyTorch says at length that the driver of one is too old"
     monkeypatch.setattr(torch.cuda, 'is_available', failing(AssertionError('asked')))
-    core.measured_arithmetic.cache_clear()
+    core._measured_arithmetic.cache_clear()
     main(['to', '--model', str(small[2]/'model.safetensors'), '--text', str(small[2]/'text.txt'),
           '--thresholds', '.5,.5', '--weights', '1,1', '--json'])
     assert json.loads(capsys.readouterr().out)['prompt'] == 'to'
@@ -285,7 +285,7 @@ def broken(e): # while it is read
 def test_a_download_that_fails(tmp_path, monkeypatch, urlopen):
     monkeypatch.setattr(data.urllib.request, 'urlopen', urlopen)
     with pytest.raises(UserError, match='cannot fetch the corpus') as e:
-        data.download(tmp_path/'new'/'text.txt')
+        data._download(tmp_path/'new'/'text.txt')
     assert '\n' not in str(e.value) and str(tmp_path/'new'/'text.txt') in str(e.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -19,7 +19,7 @@ from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, nearest_keys
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
-from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, stretched
+from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, _stretched
 from standin import There, gpu
 
 CASES = """
@@ -155,9 +155,9 @@ def test_prefix_tree(model_there, model, tokens):
 def test_index_and_explanation(new_cache, model_there, model, corpus):
     index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
     assert index.queries(['An', 'zz']).is_cpu and index.compute(index.strings.tokens(index.ids[:3])).is_cpu
-    said = [explain('An', corpus, m, device=d) for m, d in ((model_there, 'cuda:0'), (model, 'cpu'))]
-    assert said[0].hellinger == pytest.approx(said[1].hellinger, abs=1e-3)
-    assert [b.n_similar for b in said[0].blocks] == [b.n_similar for b in said[1].blocks]
+    explanations = [explain('An', corpus, m, device=d) for m, d in ((model_there, 'cuda:0'), (model, 'cpu'))]
+    assert explanations[0].hellinger == pytest.approx(explanations[1].hellinger, abs=1e-3)
+    assert [b.n_similar for b in explanations[0].blocks] == [b.n_similar for b in explanations[1].blocks]
 
 def test_calibration(new_cache, model_there, corpus, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.shards.threshold_attention', lambda queries, keys, values,
@@ -174,7 +174,7 @@ def test_rows_and_cosines(there):
     a, b = (torch.randn(n, 48, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (7, 9))
     close(cosine_sims.cosine(a[:, None].to(there), b[None].to(there)),
           cosine_sims.cosine(a[:, None], b[None]), 1e-14)
-    close(cosine_sims.root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
+    close(cosine_sims._root(torch.arange(9., device=there).double()), torch.arange(9.).double().sqrt(), 1e-14)
     close(cosine_sims.unit(a.to(there)), cosine_sims.unit(a))
     for found, expected in zip(cosine_sims.similar(a[0], b, -.1, device=there),
                                cosine_sims.similar(a[0], b, -.1)):
@@ -193,7 +193,7 @@ def test_the_nearest(there, centred):
 
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_training(recipe, corpus, there, tmp_path):
-    small = replace(stretched(RECIPES[recipe], 3), batch_size=2)
+    small = replace(_stretched(RECIPES[recipe], 3), batch_size=2)
     new = lambda: Run(corpus, small, 0, Config(block_size=16, n_layer=2, n_head=2, n_embed=16), there)
     run, other = new(), new()
     run.train_tokens = run.val_tokens = run.corpus.split()[1][:200]
@@ -227,7 +227,7 @@ def test_geometry_and_subspaces(model_there, model, tokens):
     assert all(ablate(model_there, acts, 2, part, alone).is_cuda for part in (None, 'sa')
                for alone in (False, True))
     e = torch.randn(3, 5, 384, device='cuda:0')
-    assert least_losses(model_there, 2)[0].is_cuda and set(geometry(e[0])) == {'norm', 'distance'}
+    assert least_losses(model_there, 2)[0].is_cuda and geometry(e[0]).distance.least > 0
     assert projection_cosine(e[0], subspaces(e, 2)).is_cuda and projection_matrix(subspaces(e)).is_cuda
 
 def test_criterion_and_chance(there):

@@ -46,9 +46,9 @@ def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     code, text = go(project, capsys)
     once = dict.fromkeys(['test_gpu', 'gpu', 'heavy', 'index', 'test_other'], 1)
     assert code == 1 and ran(project) == once, text
-    said = lambda name: (project.parent/'ran'/name).read_text(encoding='utf-8')
+    what_ran = lambda name: (project.parent/'ran'/name).read_text(encoding='utf-8')
     # on the CPU, at smoke scale
-    assert said('heavy') == said('index') == 'smoke  float32\n' and said('gpu') == 'smoke  None\n'
+    assert what_ran('heavy') == what_ran('index') == 'smoke  float32\n' and what_ran('gpu') == 'smoke  None\n'
     lines = text.splitlines()[-8:-2]
     assert [line.split()[:2] for line in lines[1:4]] == [['tests/test_gpu.py', 'held'],
                                                          ['benchmarks/gpu.py', 'held'], ['heavy', 'held']]

@@ -3,7 +3,7 @@ import errno, json, os, shutil, signal, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np, pytest, torch
 from shakespeare_ffn import corpus_keys
-from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, chunks_done, corpus_index
+from shakespeare_ffn.corpus_keys import BadIndex, KeyIndex, TrieForward, _chunks_done, corpus_index
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import main
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
@@ -13,7 +13,7 @@ import sys
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus_keys._SAVE_EVERY, corpus_keys._next_note = 1, lambda begun, ended: 0 # after each chunk
 corpus_keys.corpus_index(load_corpus(), load_model(sys.argv[2]), length=int(sys.argv[1])).verify()
 '''
 
@@ -97,9 +97,9 @@ def partial(new_cache, corpus, model):
 
 def test_a_truncated_partial_build_is_not_taken_up(partial):
     partial, identity = partial
-    assert chunks_done(partial, identity) == (40, 1)
+    assert _chunks_done(partial, identity) == (40, 1)
     os.truncate(partial/'keys.bfloat16', 1000)
-    assert chunks_done(partial, identity) == (None, 0) and not partial.exists()
+    assert _chunks_done(partial, identity) == (None, 0) and not partial.exists()
 
 DAMAGE = {'emptied': b'', 'zeroed': bytes(300), 'cut': b'{"chunk": 10', 'a list': b'[1, 2]', 'a number': b'7',
           'no text': b'\xff\xfe\xfa',
@@ -112,7 +112,7 @@ def test_progress_that_is_damaged_is_not_believed(partial, damage):
     partial, identity = partial
     damage = json.dumps(dict(identity=identity) | damage).encode() if isinstance(damage, dict) else damage
     (partial/'progress.json').write_bytes(damage)
-    assert chunks_done(partial, identity) == (None, 0)
+    assert _chunks_done(partial, identity) == (None, 0)
 
 @pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
 def test_a_manifest_that_is_damaged_is_built_again(new_cache, corpus, model, damage):
@@ -336,11 +336,11 @@ def test_little_address_space(new_cache, start):
 import resource
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.explain import main
-def little(partial, identity, take_room=corpus_keys.take_room):
+def little(partial, identity, take_room=corpus_keys._take_room):
     size = int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + 2_000_000, size + 2_000_000))
     take_room(partial, identity)
-corpus_keys.take_room = little
+corpus_keys._take_room = little
 main()'''
     process = start(limit, 'to')
     out, err = process.communicate(timeout=200)
@@ -365,7 +365,7 @@ def test_locks_of_others_do_not_matter_when_room_is_reclaimed(tmp_path, monkeypa
     (tmp_path/'theirs.partial').mkdir()
     def refuse(self, timeout=None): raise PermissionError(errno.EACCES, 'Permission denied')
     monkeypatch.setattr(corpus_keys.FileLock, 'acquire', refuse)
-    corpus_keys.reclaim(tmp_path/'mine')
+    corpus_keys._reclaim(tmp_path/'mine')
     assert (tmp_path/'theirs.partial').exists()
 
 def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
@@ -373,7 +373,7 @@ def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', folder)
-        path = corpus_keys.index_path(corpus_keys.identities(corpus, model, 1, 'float32')[0])
+        path = corpus_keys.index_path(corpus_keys._identities(corpus, model, 1, 'float32')[0])
         partial = path.with_name(path.name + '.partial')
         partial.mkdir(parents=True)
         (partial/'keys.bfloat16').write_text('theirs', encoding='utf-8')
@@ -387,10 +387,10 @@ def test_a_dead_build_of_another_user(model, corpus, monkeypatch):
         assert (partial/'keys.bfloat16').read_text(encoding='utf-8') == 'theirs'
 
 def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, corpus, model, monkeypatch):
-    events, sync, write, replace = [], corpus_keys.RowFile.sync, corpus_keys.write_atomically, Path.replace
-    monkeypatch.setattr(corpus_keys.RowFile, 'write', lambda self, place, found,
-                        f=corpus_keys.RowFile.write: events.append('rows') or f(self, place, found))
-    monkeypatch.setattr(corpus_keys.RowFile, 'sync', lambda self: events.append('sync') or sync(self))
+    events, sync, write, replace = [], corpus_keys._RowFile.sync, corpus_keys.write_atomically, Path.replace
+    monkeypatch.setattr(corpus_keys._RowFile, 'write', lambda self, place, found,
+                        f=corpus_keys._RowFile.write: events.append('rows') or f(self, place, found))
+    monkeypatch.setattr(corpus_keys._RowFile, 'sync', lambda self: events.append('sync') or sync(self))
     monkeypatch.setattr(corpus_keys, 'write_atomically',
                         lambda path, content: events.append(path.name) or write(path, content))
     monkeypatch.setattr(Path, 'replace',
@@ -402,8 +402,8 @@ def test_the_manifest_is_written_when_the_numbers_are_on_the_disk(new_cache, cor
                           'renamed'] and 'rows' not in order[order.index('sync'):], events
 
 def test_a_disk_that_fills_up_in_the_middle_loses_nothing(new_cache, corpus, model, monkeypatch):
-    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
-    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0)
+    monkeypatch.setattr(corpus_keys, '_SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, '_next_note', lambda begun, ended: 0)
     write, notes = corpus_keys.write_atomically, []
     def fills_up(path, content):
         notes.append(path)

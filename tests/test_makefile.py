@@ -59,6 +59,6 @@ def test_cuda_is_said_once_before_it_is_downloaded(tmp_path, collected, hints):
     "and with it where the small build is"
     of_pip = ['Collecting torch>=2.9', *(f'Collecting {name}==13' for name in collected),
               '  Downloading torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl (527.0 MB)']
-    said = install(tmp_path, f'case "$*" in *-e*) printf "%s\\n" {" ".join(map(repr, of_pip))};; esac')
-    before, torch, _ = said.partition('  torch-2.13.0-')
-    assert torch and said.count('whl/cpu') == before.count('whl/cpu') == hints, said
+    output = install(tmp_path, f'case "$*" in *-e*) printf "%s\\n" {" ".join(map(repr, of_pip))};; esac')
+    before, torch, _ = output.partition('  torch-2.13.0-')
+    assert torch and output.count('whl/cpu') == before.count('whl/cpu') == hints, output

@@ -1,8 +1,10 @@
 "What a committed notebook promises its reader: short cells, outputs of a full run, nothing of the machine."
-import ast, re
+import ast, json, re
+from contextlib import suppress
 from pathlib import Path
 import nbformat, pytest
 from docs import LEAD
+from reproduce import notebooks
 from safetensors import safe_open
 from shakespeare_ffn.core import WEIGHTS
 
@@ -11,6 +13,7 @@ ALL = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' no
 NUMBERED = [p for p in ALL if p.parent.name == 'nbs' and p.name[0].isdigit()]
 MB = 2**20
 
+each_path = pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 each = pytest.mark.parametrize('nb', ALL, indirect=True, ids=lambda p: p.stem)
 each_numbered = pytest.mark.parametrize('nb', NUMBERED, indirect=True, ids=lambda p: p.stem)
 
@@ -32,6 +35,13 @@ def output_texts(nb):
 def only_imports(cell):
     try: return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(cell.source).body)
     except SyntaxError: return False # a magic
+
+def trees(path) -> list:
+    "The syntax of each cell of code, those with magics left out"
+    found = []
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        with suppress(SyntaxError): found.append(ast.parse(cell.source))
+    return found
 
 def test_there_are_notebooks(): assert NUMBERED
 
@@ -65,8 +75,8 @@ def shows(cell, kinds) -> bool:
 
 def said_of_figure(cell, what) -> str:
     "What a line at the head of a cell says of its figure; nothing if there is none."
-    said = re.search(rf'^#\| {what}: "(.*)"$', cell.source, re.M)
-    return said[1] if said else ''
+    found = re.search(rf'^#\| {what}: "(.*)"$', cell.source, re.M)
+    return found[1] if found else ''
 
 @each
 def test_figures_are_told_in_words(nb):
@@ -90,12 +100,12 @@ def test_a_chapter_has_one_leading_picture(nb):
 
 def anchors(path) -> set:
     "What pandoc makes of the headings of a notebook."
-    headings = [line for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'markdown'
-                for line in re.findall(r'^#+ (.+)$', c.source, re.M)]
+    prose = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'markdown']
+    headings = re.findall(r'^#+ (.+)$', '\n'.join(prose), re.M)
     plain = [re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', h).lower() for h in headings]
     return {re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', h))) for h in plain}
 
-@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+@each_path
 def test_links_lead_somewhere(path):
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type != 'markdown': continue
@@ -110,14 +120,15 @@ def test_links_lead_somewhere(path):
 def test_no_errors_no_widgets(nb):
     assert [o.ename for o in outputs(nb) if o.output_type == 'error'] == []
     assert 'widgets' not in nb.metadata
-    assert [mime for o in outputs(nb) for mime in o.get('data', {}) if 'widget' in mime] == []
+    mimes = {mime for o in outputs(nb) for mime in o.get('data', {})}
+    assert [mime for mime in mimes if 'widget' in mime] == []
 
 @each
 def test_no_absolute_paths(nb):
     texts = [*(c.source for c in nb.cells), *output_texts(nb)]
     assert [m[0] for t in texts for m in re.finditer(r'(?<![\w.])/(?:work|tmp|root|home)\b.{,60}', t)] == []
 
-@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
+@each_path
 # a line of a cell on a line of its own, or a change of one word is a change of the cell
 def test_stored_as_jupyter_does(path):
     text = path.read_text(encoding='utf-8')
@@ -183,14 +194,53 @@ def test_every_benchmark_has_its_result():
 def made() -> dict:
     "Module → the notebook that it is made from."
     default = re.compile(r'#\| default_exp (\w+)')
-    return {m[1]: p.stem for p in NUMBERED for c in nbformat.read(p, as_version=4).cells
-            if (m := default.match(c.source))}
+    modules = {}
+    for path in NUMBERED:
+        found = [default.match(c.source) for c in nbformat.read(path, as_version=4).cells]
+        modules |= {m[1]: path.stem for m in found if m}
+    return modules
 
 @pytest.mark.parametrize('path', NUMBERED, ids=lambda p: p.stem)
 def test_nothing_depends_on_a_later_notebook(path, made):
     sources = [c.source for c in code_cells(nbformat.read(path, as_version=4))]
     imported = {m for s in sources for m in re.findall(r'from shakespeare_ffn\.(\w+) import', s)}
     assert [m for m in imported if made.get(m, '') > path.stem] == []
+
+@pytest.fixture(scope='module')
+def recorded_in() -> dict:
+    "Name of a row → the notebook that records it."
+    rows = json.loads((ROOT/'results'/'summary.json').read_text(encoding='utf-8'))['rows']
+    return {row['name']: row['notebook'] for row in rows}
+
+def row_names(tree) -> list:
+    "Patterns of the names that code gives to `recorded`; what an f-string fills in may be anything."
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    names = [call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == 'recorded']
+    parts = [name.values if isinstance(name, ast.JoinedStr) else [name] for name in names]
+    return [''.join('.+' if isinstance(part, ast.FormattedValue) else re.escape(part.value) for part in some)
+            for some in parts]
+
+@each_path
+def test_no_row_is_read_that_a_later_notebook_records(path, recorded_in):
+    order = [p.stem for p in notebooks(ROOT)]
+    for tree in trees(path):
+        for name in row_names(tree):
+            places = [order.index(nb) for row, nb in recorded_in.items() if re.fullmatch(name, row)]
+            assert not places or min(places) < order.index(path.stem), name
+
+FOLDERS = 'shakespeare_ffn', 'tools', 'tests', 'benchmarks'
+SCRIPTS = sorted(p for folder in FOLDERS for p in (ROOT/folder).glob('*.py'))
+
+def many_clauses(tree) -> list:
+    "Comprehensions of three clauses or more, `for` and `if` counted; as loops they can be read."
+    kinds = ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp
+    found = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [ast.unparse(node) for node in found if sum(1 + len(g.ifs) for g in node.generators) > 2]
+
+@pytest.mark.parametrize('path', [*ALL, *SCRIPTS], ids=lambda p: p.name)
+def test_comprehensions_have_two_clauses_at_most(path):
+    whole = trees(path) if path.suffix == '.ipynb' else [ast.parse(path.read_text(encoding='utf-8'))]
+    assert [text for tree in whole for text in many_clauses(tree)] == []
 
 @pytest.mark.parametrize('path', [p for p in ALL if p.stem != 'index'], ids=lambda p: p.stem)
 def test_a_page_can_be_run_in_colab(path):

@@ -19,11 +19,11 @@ from shakespeare_ffn.core import UserError, show_char
 from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import explain, main
-from shakespeare_ffn.explore import application, explore_parser
+from shakespeare_ffn.explore import application, _explore_parser
 from shakespeare_ffn.hooks import PARTS, capture, hooked
 from shakespeare_ffn.model import Config, Transformer, check_prompt, next_char_probs, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest, nearest_approximation
-from shakespeare_ffn.other_models import _GPT2_NAMES, FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
+from shakespeare_ffn.other_models import _GPT2_NAMES, _FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
 from shakespeare_ffn.other_models import load_huggingface, load_nanogpt, open_model
 from shakespeare_ffn.scores import examine
 from shakespeare_ffn.similar_space import calibrate, tuned_approximation
@@ -192,7 +192,7 @@ def test_weights_in_several_files(tmp_path, tokenizer_file):
     tokens = some_tokens(600)
     assert largest_difference(load_huggingface(tmp_path)(tokens), theirs(tokens).logits) < 1e-5
 
-KINDS = [(kind, {}) for kind in FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
+KINDS = [(kind, {}) for kind in _FAMILIES] + [('gpt_neox', dict(use_parallel_residual=False))]
 
 @needs_library
 @pytest.mark.parametrize('kind, options', KINDS)
@@ -208,7 +208,7 @@ def test_other_families(tmp_path, tokenizer_file, kind, options):
         assert found[f'blocks.{b}.hidden'].shape[-1] == ours.n_hidden
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_hooks_reach_into_other_families(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     names = [f'blocks.1.{part}' for part in ('input', 'sa', 'ffwd', 'output')]
@@ -240,7 +240,7 @@ def test_what_decides_the_answer_is_part_of_the_name(tmp_path, tokenizer_file):
         assert load_huggingface(here).hash == load_huggingface(there).hash
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind):
     folder = save(other(kind, vocab_size=600), tmp_path/'model', tokenizer_file)
     config = json.loads((folder/'config.json').read_bytes())
@@ -250,7 +250,7 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind
         with pytest.raises(UserError, match='cannot be loaded'): load_huggingface(folder)
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_keys_need_no_head(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
     assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
@@ -270,7 +270,7 @@ def check_bfloat16(model):
 def test_keys_in_bfloat16(): check_bfloat16(our_gpt())
 
 @needs_library
-@pytest.mark.parametrize('kind', FAMILIES)
+@pytest.mark.parametrize('kind', _FAMILIES)
 def test_keys_of_other_families_in_bfloat16(kind):
     check_bfloat16(HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval())
 
@@ -290,8 +290,8 @@ def check_resumed(model, text, new_cache, monkeypatch):
     whole = corpus_index(corpus, model, 4, quiet=True)
     expected, n_chunks = whole.keys.clone(), -(-len(whole)//512)
     whole.path.rename(new_cache/'whole')
-    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
-    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0) # after each chunk
+    monkeypatch.setattr(corpus_keys, '_SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, '_next_note', lambda begun, ended: 0) # after each chunk
     with monkeypatch.context() as patch:
         first = interrupt_after(patch, 3)
         with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 4, quiet=True)
@@ -367,23 +367,24 @@ def test_from_a_nanogpt_checkpoint_to_an_answer(tmp_path, new_cache, small_text,
     (data := tmp_path/'data'/'shakespeare_char').mkdir(parents=True)
     (data/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     path = checkpoint(folder/'ckpt.pt', nanogpt_names(our_gpt()))
-    said, shown, messages = answers(capsys, tmp_path, path, small_text)
-    assert said['length'] == 10 and 'tokens' not in said and 'which text it was trained on' in messages
-    assert shown.startswith("What comes after 'And only l'?") and len(said['blocks']) > 0
+    explanation, shown, messages = answers(capsys, tmp_path, path, small_text)
+    assert explanation['length'] == 10 and 'tokens' not in explanation
+    assert 'which text it was trained on' in messages
+    assert shown.startswith("What comes after 'And only l'?") and len(explanation['blocks']) > 0
 
 @needs_library
 @pytest.mark.parametrize('kind', ['gpt2', 'llama'])
 def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_file, capsys, kind):
     theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
     folder = save(theirs, tmp_path/'model', tokenizer_file)
-    said, shown, _ = answers(capsys, tmp_path, folder, small_text)
+    explanation, shown, _ = answers(capsys, tmp_path, folder, small_text)
     model = open_model(folder)
     corpus = corpus_for(model, small_text)
-    assert said['tokens'] == [model.tokenizer.names[t] for t in model.tokenizer.encode('And only l')]
-    assert 'In tokens: ' + '│'.join(said['tokens']) in shown
-    index = corpus_index(corpus, model, len(said['tokens']), quiet=True)
+    assert explanation['tokens'] == [model.tokenizer.names[t] for t in model.tokenizer.encode('And only l')]
+    assert 'In tokens: ' + '│'.join(explanation['tokens']) in shown
+    index = corpus_index(corpus, model, len(explanation['tokens']), quiet=True)
     assert len(index) > 1000
-    for b in said['blocks']: # a string stands where it is said to, and what follows is said to follow
+    for b in explanation['blocks']: # a string stands where it is said to, and what follows is said to follow
         for s in b['similar']:
             assert all(corpus.text.startswith(s['string'], at) for at in s['positions'])
             after = [corpus.text[at + len(s['string']):] for at in s['positions']]
@@ -415,10 +416,10 @@ console.log(JSON.stringify(JSON.parse(names).map(name => {
 def in_node(folder, app, prompts):
     "What the page computes of some prompts, from what a server sends."
     def get(path, **query):
-        asked, said = dict(HTTP_HOST='localhost', PATH_INFO=path, QUERY_STRING=urlencode(query)), []
-        def start(status, headers): said.append(status)
+        asked, statuses = dict(HTTP_HOST='localhost', PATH_INFO=path, QUERY_STRING=urlencode(query)), []
+        def start(status, headers): statuses.append(status)
         content = b''.join(app(asked | dict(REQUEST_METHOD='GET'), start))
-        assert said == ['200 OK'], content
+        assert statuses == ['200 OK'], content
         return content
     (folder/'data').mkdir(parents=True)
     for path in app.files.keys() - {'/'}: (folder/path[1:]).write_bytes(get(path))
@@ -449,16 +450,16 @@ def check_page(tmp_path, name, text, prompts):
     model = open_model(name, text=text)
     corpus = corpus_for(model, text)
     tune(model, corpus)
-    app = application(explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
+    app = application(_explore_parser().parse_args(['--model', str(name), '--text', str(text)]))
     contents = json.loads(app.files['/data/contents.json'])
     assert contents['article'] is None and '/data/model.safetensors' not in app.files
     prompts = [*prompts, *(p['text'] for p in contents['prompts'])]
     found, typed = in_node(tmp_path/'page', app, prompts)
-    for prompt, there, said in zip(prompts, found, typed, strict=True):
+    for prompt, there, numbers in zip(prompts, found, typed, strict=True):
         tokens = model.tokenizer.encode(prompt)
         [probs] = next_char_probs(model, tokens[None, -10:])
         assert largest_difference(torch.tensor(there['model']), probs) < 1e-6
-        assert said[0] == len(tokens)
+        assert numbers[0] == len(tokens)
         for rule, approximation in dict(nearest=nearest_approximation, tuned=tuned_approximation).items():
             e = explain(prompt, corpus, model, approximation(model), 10, 5, exclude_self=True, quiet=True)
             says = dict(zip(model.tokenizer.names, there[rule]['says'], strict=True))
@@ -520,7 +521,7 @@ def test_tokens_in_a_browser(tmp_path, new_cache, odd_text, tokenizer_file, page
     folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
     model = open_model(folder)
     tune(model, corpus_for(model, odd_text))
-    app = application(explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
+    app = application(_explore_parser().parse_args(['--model', str(folder), '--text', str(odd_text)]))
     page, requests = page
     page.goto(serve(app))
     page.wait_for_selector('#main:not([aria-busy])')
@@ -537,8 +538,8 @@ def test_tokens_in_a_browser(tmp_path, new_cache, odd_text, tokenizer_file, page
     page.fill('#typed', prompt)
     p = next_char_probs(model, model.tokenizer.encode(prompt)[None])[0]
     likeliest = [show_char(model.tokenizer.names[t]) for t in p.topk(8).indices]
-    said = '[...document.querySelectorAll("#typed-bars th")].map(th => th.textContent)'
-    page.wait_for_function(f'expected => String({said}) === String(expected)', arg=likeliest)
+    shown_tokens = '[...document.querySelectorAll("#typed-bars th")].map(th => th.textContent)'
+    page.wait_for_function(f'expected => String({shown_tokens}) === String(expected)', arg=likeliest)
     assert not page.locator('#write').is_visible()
     page.fill('#search', 'short')
     page.press('#search', 'Enter')
@@ -550,7 +551,7 @@ def test_a_model_that_is_not_tuned(tmp_path, new_cache, small_text, corpus, caps
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt()))
     with pytest.raises(UserError, match='run ffn_calibrate'):
-        application(explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
+        application(_explore_parser().parse_args(['--model', str(path), '--text', str(small_text)]))
     assert not list(new_cache.glob('keys/*')) # said before an index is built
 
 # What is refused.
@@ -574,21 +575,21 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     assert 'could not be fetched' in fails(capsys, '--model', 'nobody/nothing', '--text', text)
     folder = save(gpt2(vocab_size=600), tmp_path/'model', tokenizer_file)
-    def broken(name, content, said):
+    def broken(name, content, message):
         kept = (folder/name).read_bytes()
         (folder/name).unlink()
         if content is not None: (folder/name).write_bytes(content)
-        assert said in fails(capsys, '--model', folder, '--text', text)
+        assert message in fails(capsys, '--model', folder, '--text', text)
         (folder/name).write_bytes(kept)
     broken('config.json', None, 'cannot read')
     broken('config.json', b'{', 'is damaged')
     broken('config.json', b'{"model_type": "bert"}', "'bert'; known here are gpt2, gpt_neox, llama")
     config = json.loads((folder/'config.json').read_bytes())
-    for change, said in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
-                         (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
-                         (dict(n_layer=3), 'does not hold the weights'),
-                         (dict(vocab_size=500), 'do not fit')):
-        broken('config.json', json.dumps(config | change).encode(), said)
+    for change, message in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
+                            (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
+                            (dict(n_layer=3), 'does not hold the weights'),
+                            (dict(vocab_size=500), 'do not fit')):
+        broken('config.json', json.dumps(config | change).encode(), message)
     broken('model.safetensors', None, 'has no weights as model.safetensors')
     broken('model.safetensors', b'x'*100, 'or damaged')
     assert 'give ' + str(folder) in fails(capsys, '--model', folder/'model.safetensors', '--text', text)
@@ -599,9 +600,9 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
 
 def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
     path, tensors = tmp_path/'ckpt.pt', nanogpt_names(our_gpt())
-    def refused(said, **instead):
+    def refused(message, **instead):
         checkpoint(path, tensors, instead=instead)
-        assert said in fails(capsys, '--model', path, '--text', text)
+        assert message in fails(capsys, '--model', path, '--text', text)
     refused('nothing else is read', optimizer=Evil())
     refused('an architecture that is not known', model=dict(encoder=torch.ones(2)))
     refused('an architecture that is not known', model_args=dict(n_layer=2))
@@ -617,11 +618,11 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(corpus.tokenizer.chars)))))
     assert 'fewer than' in fails(capsys, '--model', path, '--text', tmp_path/'short.txt')
     (tmp_path/'foreign.txt').write_text('naïve '*100, encoding='utf-8')
-    said = fails(capsys, '--model', path, '--text', tmp_path/'foreign.txt')
-    assert "'ï' in line 1, column 3" in said and 'is not in the vocabulary' in said
+    message = fails(capsys, '--model', path, '--text', tmp_path/'foreign.txt')
+    assert "'ï' in line 1, column 3" in message and 'is not in the vocabulary' in message
     (tmp_path/'windows.txt').write_text(corpus.text[:500], encoding='utf-8', newline='\r\n')
-    said = refusal(capsys, '--model', path, '--text', tmp_path/'windows.txt')
-    assert 'line 1, column 15' in said and 'save it with line ends of one character' in said
+    message = refusal(capsys, '--model', path, '--text', tmp_path/'windows.txt')
+    assert 'line 1, column 15' in message and 'save it with line ends of one character' in message
 
 class Evil:
     def __reduce__(self): return (print, ('this runs',))

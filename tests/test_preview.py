@@ -5,23 +5,23 @@ import json, re, sys
 import numpy as np, pytest, torch
 from hypothesis import given, strategies as st
 from shakespeare_ffn import corpus_keys, explain as explaining
-from shakespeare_ffn.corpus_keys import (FIRST_PREVIEW, LONGEST_PAUSE, TrieForward, corpus_index,
-                                         next_preview, scattered)
+from shakespeare_ffn.corpus_keys import (_FIRST_PREVIEW, _LONGEST_PAUSE, TrieForward, corpus_index,
+                                         _next_preview, _scattered)
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import Preview, explain, main
 from shakespeare_ffn.model import check_prompt, next_char_probs
 from shakespeare_ffn.similar_space import tuned_approximation
 
 @pytest.fixture
-def often(monkeypatch):
-    "Small chunks, and a look after each"
+def small_chunks(monkeypatch):
+    "Small chunks, and a preview after each"
     begin = TrieForward.__init__
     def small(self, *args):
         begin(self, *args)
         self.chunk = 200
     monkeypatch.setattr(TrieForward, '__init__', small)
-    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
-    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: 0)
+    monkeypatch.setattr(corpus_keys, '_FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, '_next_preview', lambda begun, ended: 0)
 
 @pytest.fixture
 def events(monkeypatch):
@@ -36,9 +36,9 @@ def events(monkeypatch):
     return events
 
 def lines(err): return [line.split('\r')[-1] for line in err.split('\n')]
-def shares(said): return [int(n) for n in re.findall(r'approximation from (\d+)% of the strings', said)]
+def shares(text): return [int(n) for n in re.findall(r'approximation from (\d+)% of the strings', text)]
 
-def test_the_model_speaks_at_once_then_previews_then_the_answer(new_cache, often, capsys):
+def test_the_model_speaks_at_once_then_previews_then_the_answer(new_cache, small_chunks, capsys):
     main(['to', '--json'])
     out, err = capsys.readouterr()
     first, model, building, *rest = lines(err)
@@ -58,16 +58,16 @@ def test_a_small_share_is_not_0_percent(new_cache, monkeypatch, events, corpus, 
         begin(self, *args)
         self.chunk = 40 # of 6,197
     monkeypatch.setattr(TrieForward, '__init__', small)
-    monkeypatch.setattr(corpus_keys, 'FIRST_PREVIEW', 0)
-    monkeypatch.setattr(corpus_keys, 'next_preview', lambda begun, ended: np.inf)
+    monkeypatch.setattr(corpus_keys, '_FIRST_PREVIEW', 0)
+    monkeypatch.setattr(corpus_keys, '_next_preview', lambda begun, ended: np.inf)
     explain('And only l', corpus, model)
     assert [e for e in events if re.search(r'approximation from 0\.[1-9]% of the strings', str(e))]
 
-def test_the_model_speaks_before_any_chunk_is_computed(new_cache, often, events, corpus, model):
+def test_the_model_speaks_before_any_chunk_is_computed(new_cache, small_chunks, events, corpus, model):
     explain('a', corpus, model)
     assert events[0].startswith("After 'a'") and '  model ' in events[0]
 
-def test_quiet_is_quiet(new_cache, often, capsys, events, corpus, model):
+def test_quiet_is_quiet(new_cache, small_chunks, capsys, events, corpus, model):
     explain('a', corpus, model, quiet=True)
     assert not [e for e in events if isinstance(e, str)] and capsys.readouterr() == ('', '')
 
@@ -84,9 +84,9 @@ def test_who_waits_for_another_process_hears_the_model_as_well(new_cache, corpus
             return super().acquire()
     monkeypatch.setattr(corpus_keys, 'FileLock', Taken)
     explain('a', corpus, model)
-    said = [e for e in events if isinstance(e, str)]
-    assert said[0].startswith('Another process') and said[1].startswith("After 'a'")
-    assert sum('  model ' in s for s in said) == 1
+    messages = [e for e in events if isinstance(e, str)]
+    assert messages[0].startswith('Another process') and messages[1].startswith("After 'a'")
+    assert sum('  model ' in s for s in messages) == 1
 
 @pytest.mark.parametrize('exclude_self', [False, True])
 def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
@@ -100,30 +100,31 @@ def test_a_preview_of_everything_is_the_answer(corpus, model, exclude_self):
     for counts, b in zip(preview.counts(), e.blocks, strict=True):
         assert {c: n for c, n in zip(corpus.tokenizer.chars, counts.tolist()) if n} == b.counts
 
-def watched(looks):
-    def watch(share, news, keys): looks.append((share, [(ids, rows.clone()) for ids, rows in news]))
+def watched(previews):
+    def watch(share, news, keys): previews.append((share, [(ids, rows.clone()) for ids, rows in news]))
     return watch
 
-def check_looks(looks, index, already=0):
-    "Each look has rows of the index, none of them twice, and says which share is done."
-    n = 0
-    for share, news in looks:
+def check_previews(previews, index, already=0):
+    "Each preview has rows of the index, none of them twice, and says which share is done."
+    n, seen = 0, set()
+    for share, news in previews:
         for ids, rows in news:
             assert torch.equal(rows, index.keys[:, index.row_of[ids]])
             n += len(ids)
+            seen.update(ids)
         assert share == pytest.approx(n/len(index))
-    assert len({i for _, news in looks for ids, _ in news for i in ids}) == n
+    assert len(seen) == n
 
-def test_looks_see_every_row_once(new_cache, often, corpus, model):
-    looks = []
-    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(looks))
+def test_previews_see_every_row_once(new_cache, small_chunks, corpus, model):
+    previews = []
+    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(previews))
     # nothing at first, and none after the last chunk
-    assert looks[0] == (0, []) and len(looks) == -(-len(index)//200)
-    check_looks(looks, index)
+    assert previews[0] == (0, []) and len(previews) == -(-len(index)//200)
+    check_previews(previews, index)
 
-def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus, model, monkeypatch):
-    monkeypatch.setattr(corpus_keys, 'SAVE_EVERY', 1)
-    monkeypatch.setattr(corpus_keys, 'next_note', lambda begun, ended: 0)
+def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, small_chunks, corpus, model, monkeypatch):
+    monkeypatch.setattr(corpus_keys, '_SAVE_EVERY', 1)
+    monkeypatch.setattr(corpus_keys, '_next_note', lambda begun, ended: 0)
     forward, calls = TrieForward.__call__, []
     def dies(self, tokens):
         calls.append(tokens)
@@ -132,26 +133,26 @@ def test_a_build_that_is_taken_up_shows_what_was_there(new_cache, often, corpus,
     monkeypatch.setattr(TrieForward, '__call__', dies)
     with pytest.raises(KeyboardInterrupt): corpus_index(corpus, model, 2, quiet=True)
     monkeypatch.setattr(TrieForward, '__call__', forward)
-    looks = []
-    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(looks))
-    assert looks[1][0] >= 4*200/len(index) # the rows of the dead build and one chunk
-    check_looks(looks, index)
+    previews = []
+    index = corpus_index(corpus, model, 2, quiet=True, watch=watched(previews))
+    assert previews[1][0] >= 4*200/len(index) # the rows of the dead build and one chunk
+    check_previews(previews, index)
 
 @given(n=st.integers(1, 3000), share=st.floats(0, 1))
 def test_what_is_done_is_spread_evenly(n, share):
-    order, k = scattered(n), max(1, round(share*n))
+    order, k = _scattered(n), max(1, round(share*n))
     assert sorted(order) == list(range(n))
     assert np.diff(np.sort(order[:k]), prepend=-1, append=n).max() - 1 <= 2*n/k
 
 @given(st.lists(st.floats(0, 30), min_size=1, max_size=50))
 def test_looks_come_soon_and_take_a_twentieth_at_most(costs):
-    now, spent = FIRST_PREVIEW, 0
+    now, spent = _FIRST_PREVIEW, 0
     assert now <= 60
     for cost in costs:
         begun, now, spent = now, now + cost, spent + cost
-        following = next_preview(begun, now)
+        following = _next_preview(begun, now)
         assert spent <= .05*following
-        assert following - now <= max(LONGEST_PAUSE, 20*cost) + 1e-9
+        assert following - now <= max(_LONGEST_PAUSE, 20*cost) + 1e-9
         now = following
 
 def test_a_log_without_standard_error(new_cache, corpus, model, monkeypatch, capsys):

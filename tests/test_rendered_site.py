@@ -53,9 +53,8 @@ def assets(soup):
             if tag != 'link' or {'stylesheet', 'icon', 'preload'} & set(x.get('rel', [])): yield x[attribute]
 
 def test_nothing_is_loaded_from_elsewhere(site, pages):
-    loaded = {(page.name, x) for page,
-              soup in pages.items() for x in assets(soup) if not x.startswith('data:')}
-    assert [(name, x) for name, x in loaded if urlparse(x).netloc] == []
+    loaded = {(page.name, x) for page, soup in pages.items() for x in assets(soup)}
+    assert [(name, x) for name, x in loaded if not x.startswith('data:') and urlparse(x).netloc] == []
     imported = re.compile(r'@import\s+(url\()?["\']?https?:|url\(["\']?https?:')
     assert [p.name for p in site.rglob('*.css') if imported.search(p.read_text(encoding='utf-8'))] == []
 
@@ -71,8 +70,8 @@ def test_pages_are_light(site, pages):
         assert weight < 1.5e6, (page.name, weight)
 
 def test_pictures_have_words(pages):
-    assert [(p.name, i.get('src', '')[:60]) for p, soup in pages.items() for i in soup.select('main img')
-            if not i.get('alt', '').strip()] == []
+    found = [(page.name, picture) for page, soup in pages.items() for picture in soup.select('main img')]
+    assert [(name, x.get('src', '')[:60]) for name, x in found if not x.get('alt', '').strip()] == []
 
 def test_no_raw_markdown(pages):
     for page, soup in pages.items():

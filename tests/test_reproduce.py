@@ -44,8 +44,8 @@ def without_kernels(tool, monkeypatch):
         with monkeypatch.context() as patch:
             patch.chdir(path.parent)
             for cell in nb.cells:
-                with redirect_stdout(StringIO()) as said: exec(cell.source, names)
-                cell.outputs = [nbformat.v4.new_output('stream', name='stdout', text=said.getvalue())]
+                with redirect_stdout(StringIO()) as printed: exec(cell.source, names)
+                cell.outputs = [nbformat.v4.new_output('stream', name='stdout', text=printed.getvalue())]
         nbformat.write(nb, path)
         return 1.
     monkeypatch.setattr(tool, 'run', run)
@@ -130,9 +130,9 @@ def test_it_computes_in_float32_on_every_machine(tool, project, monkeypatch):
 
 def record(path, **rows):
     "A notebook that records figures and counts how often it ran."
-    said = ''.join(f'print({"summary: " + json.dumps(dict(name=name, ours=ours, article=None))!r})\n'
-                   for name, ours in rows.items())
-    write(path, f"print(1, file=open('ran_{path.stem[3:]}', 'a'))", said)
+    summary = ''.join(f'print({"summary: " + json.dumps(dict(name=name, ours=ours, article=None))!r})\n'
+                      for name, ours in rows.items())
+    write(path, f"print(1, file=open('ran_{path.stem[3:]}', 'a'))", summary)
 
 def checked(tool, capsys, *args):
     "What `--check` prints, and its exit code."

@@ -8,7 +8,7 @@ from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus, prompt_ids
-from shakespeare_ffn.explain import explain, main, run_explain
+from shakespeare_ffn.explain import explain, main, _run_explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
 from shakespeare_ffn.nearest_strings import nearest_approximation
@@ -47,7 +47,7 @@ from shakespeare_ffn.core import command
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.shards import build_shards, joined, open_shards
-corpus_keys.SAVE_EVERY, corpus_keys.next_note = 1, lambda begun, ended: 0 # after each chunk
+corpus_keys._SAVE_EVERY, corpus_keys._next_note = 1, lambda begun, ended: 0 # after each chunk
 corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
 def together(do):
     def run(argv):
@@ -85,11 +85,11 @@ def start_all(start, code, world, *args, caches=None, own=None):
 
 def ended(processes, seconds=100):
     "How each ended, and what it said on standard error"
-    said = [p.communicate(timeout=seconds)[1] for p in processes]
-    return [p.returncode for p in processes], said
+    messages = [p.communicate(timeout=seconds)[1] for p in processes]
+    return [p.returncode for p in processes], messages
 
 def folder_of(piece, model) -> Path:
-    return shards.shards_path(shards._wanted(piece, model, 10)[0])
+    return shards._shards_path(shards._wanted(piece, model, 10)[0])
 
 def check_same(piece, model, single):
     "The shards that are there are the index in one file, bit for bit"
@@ -118,8 +118,8 @@ def single(piece, model, tmp_path_factory):
 
 @pytest.mark.parametrize('world', [1, 2, 3])
 def test_processes_build_what_one_builds(new_cache, start, files, piece, model, single, world):
-    codes, said = ended(start_all(start, BUILD, world, *files))
-    assert codes == [0]*world, said
+    codes, messages = ended(start_all(start, BUILD, world, *files))
+    assert codes == [0]*world, messages
     index = check_same(piece, model, single)
     assert len(index.shards) == -(-len(single)//SIZE) > 3
 
@@ -134,8 +134,8 @@ def disks(tmp_path): # one for each of three processes
     return found
 
 def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, disks):
-    codes, said = ended(start_all(start, BUILD, 2, *files, caches=disks))
-    assert codes == [0, 0], said
+    codes, messages = ended(start_all(start, BUILD, 2, *files, caches=disks))
+    assert codes == [0, 0], messages
     built = [sorted(p.name for p in disk.glob('keys/*-shards/*/')) for disk in disks[:2]]
     assert built[0] and built[1] and not set(built[0]) & set(built[1])
     copied(disks[:2], new_cache)
@@ -144,13 +144,13 @@ def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, dis
 @pytest.mark.posix
 @pytest.mark.parametrize('first, then', [(2, 1), (2, 3), (3, 2)])
 def test_a_build_is_taken_up_by_another_number(new_cache, start, files, piece, model, single, first, then):
-    codes, said = ended(start_all(start, KILLED, first, *files, own=[3]*first))
-    assert -signal.SIGKILL in codes, said
-    found = shards.shards_seen(folder_of(piece, model))[1]
+    codes, messages = ended(start_all(start, KILLED, first, *files, own=[3]*first))
+    assert -signal.SIGKILL in codes, messages
+    found = shards._shards_seen(folder_of(piece, model))[1]
     assert 0 < sum(min(n, 2) for n in found.values()) < len(single)/512 # chunks; some shards are half-built
     whole = {p: p.stat().st_mtime_ns for p in folder_of(piece, model).glob('*/manifest.json')}
-    codes, said = ended(start_all(start, KILLED, then, *files, own=[99]*then))
-    assert codes == [0]*then, said
+    codes, messages = ended(start_all(start, KILLED, then, *files, own=[99]*then))
+    assert codes == [0]*then, messages
     assert all(p.stat().st_mtime_ns == changed for p, changed in whole.items())
     check_same(piece, model, single)
 
@@ -161,15 +161,15 @@ def test_finished_chunks_are_not_computed_again(new_cache, start, files, piece, 
     left = -(-len(single)//512) - 5
     # whoever has one chunk fewer to compute than are left is killed, whoever has as many is not
     for n, ends in (left-1, -signal.SIGKILL), (1, 0):
-        codes, said = ended(start_all(start, KILLED, 1, *files, own=[n]))
-        assert codes == [ends], said
+        codes, messages = ended(start_all(start, KILLED, 1, *files, own=[n]))
+        assert codes == [ends], messages
     check_same(piece, model, single)
 
 @pytest.mark.posix
 def test_local_disks_are_taken_up_by_another_number(new_cache, start, files, piece, model, single, disks):
     ended(start_all(start, KILLED, 2, *files, caches=disks, own=[3, 3]))
-    codes, said = ended(start_all(start, BUILD, 3, *files, caches=disks))
-    assert codes == [0]*3, said
+    codes, messages = ended(start_all(start, BUILD, 3, *files, caches=disks))
+    assert codes == [0]*3, messages
     copied(disks, new_cache)
     check_same(piece, model, single)
 
@@ -179,9 +179,10 @@ def test_when_one_dies_the_others_end(new_cache, start, files, dies):
     processes = start_all(start, LINGER, 3, *files, own=[1 if i == dies else -1 for i in range(3)])
     assert processes[dies].wait(100) == -signal.SIGKILL
     died = time.monotonic()
-    codes, said = ended(p for i, p in enumerate(processes) if i != dies)
+    codes, messages = ended(p for i, p in enumerate(processes) if i != dies)
     assert time.monotonic() - died < 10
-    assert all(s.startswith(f'test: process {dies} of 3 ended') and s.count('\n') == 1 for s in said), said
+    assert all(s.startswith(f'test: process {dies} of 3 ended') for s in messages), messages
+    assert all(s.count('\n') == 1 for s in messages), messages
 
 # What cannot be used is said in one line, and left as it is.
 
@@ -193,8 +194,8 @@ def contents(folder): # but for locks
 
 def refused(start, files, code, world, says, folder):
     before = contents(folder)
-    codes, said = ended(start_all(start, code, world, *files))
-    assert codes == [2]*world and all(says in s and s.count('\n') == 1 for s in said), said
+    codes, messages = ended(start_all(start, code, world, *files))
+    assert codes == [2]*world and all(says in s and s.count('\n') == 1 for s in messages), messages
     assert contents(folder) == before
 
 @pytest.fixture(scope='module')
@@ -222,8 +223,8 @@ def test_a_missing_shard(built, start, files, world):
                                      dict(shard=[0, 1024, 99])], ids=str)
 def test_a_shard_of_another_build(built, start, files, world, changed):
     manifest = sorted(built.glob('*-of-*/manifest.json'))[1]
-    said = json.loads(manifest.read_text(encoding='utf-8'))
-    manifest.write_text(json.dumps(said | changed), encoding='utf-8')
+    content = json.loads(manifest.read_text(encoding='utf-8'))
+    manifest.write_text(json.dumps(content | changed), encoding='utf-8')
     [name] = changed
     refused(start, files, OPEN, world, f'its {name} is', built)
     refused(start, files, BUILD, world, f'belongs to another build: its {name} is', built)
@@ -245,8 +246,8 @@ def test_processes_with_different_texts(new_cache, start, files, tmp_path):
     (other := tmp_path/'other.txt').write_bytes(files[0].read_bytes()[:-1])
     a, b = ranks(2)
     processes = [start(BUILD, files[0], files[1], env=a), start(BUILD, other, files[1], env=b)]
-    codes, said = ended(processes)
-    assert codes == [2, 2] and all('process 1 has another text' in s for s in said), said
+    codes, messages = ended(processes)
+    assert codes == [2, 2] and all('process 1 has another text' in s for s in messages), messages
 
 def test_damage_is_built_again(built, start, files, piece, model, single):
     "by whoever builds; who asks only, says so"
@@ -255,8 +256,8 @@ def test_damage_is_built_again(built, start, files, piece, model, single):
     (second/'manifest.json').write_bytes(b'{}')
     os.truncate(third/'keys.bfloat16', 100)
     with pytest.raises(UserError, match='cannot be used with the other shards'): open_shards(piece, model)
-    codes, said = ended(start_all(start, BUILD, 2, *files))
-    assert codes == [0, 0], said
+    codes, messages = ended(start_all(start, BUILD, 2, *files))
+    assert codes == [0, 0], messages
     check_same(piece, model, single)
 
 # The commands find shards.
@@ -292,8 +293,8 @@ def test_an_explanation_is_the_same(built, single, piece, model, monkeypatch, ru
 
 def as_by_torchrun(start, *args):
     processes = start_all(start, EXPLAIN, 2, *args)
-    said = [p.communicate(timeout=200) for p in processes]
-    return max(p.returncode for p in processes), *said[0], said[1][0]
+    outputs = [p.communicate(timeout=200) for p in processes]
+    return max(p.returncode for p in processes), *outputs[0], outputs[1][0]
 
 def by_torchrun(start, *args):
     torchrun = sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'
@@ -306,8 +307,8 @@ torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('processes as
 @pytest.mark.parametrize('together', [as_by_torchrun, torchrun_itself])
 def test_two_processes_tune_and_explain(built, single, files, piece, model, start, monkeypatch, together):
     options = '--model', str(files[1]), '--text', str(files[0])
-    code, said, error, other = together(start, '--calibrate', *options)
-    assert code == 0 and 'nearest' in said and other.strip() == '', error
+    code, output, error, other = together(start, '--calibrate', *options)
+    assert code == 0 and 'nearest' in output and other.strip() == '', error
     code, shown, error, other = together(start, 'to the hou', *options, '--json')
     assert code == 0 and other.strip() == '', error
     tuned, tuned_nearest = tuned_approximation(model), nearest_approximation(model)
@@ -316,7 +317,7 @@ def test_two_processes_tune_and_explain(built, single, files, piece, model, star
     assert asdict(tuned) == asdict(by_thresholds)
     nearest = calibrate_nearest(piece, model, single, n=20, k=40, betas=(8, 16), progress=False)
     assert close(json.loads(json.dumps(asdict(tuned_nearest))), json.loads(json.dumps(asdict(nearest))))
-    assert close(json.loads(shown), json.loads(run_explain(['to the hou', *options, '--json'])))
+    assert close(json.loads(shown), json.loads(_run_explain(['to the hou', *options, '--json'])))
 
 def test_a_large_vocabulary_is_tuned_in_shards(built, single, piece, model, monkeypatch):
     "Only tokens that follow a string are told apart; what is found is the same."
@@ -361,8 +362,8 @@ def test_counts_are_the_same(built, single, start, files, piece, tmp_path, world
     expected = threshold_attention(queries, single.keys, values, thresholds, rows)
     assert expected[1].sum() > 0
     torch.save((queries, thresholds, own, expected), tmp_path/'case.pt')
-    codes, said = ended(start_all(start, COUNT, world, *files, tmp_path/'case.pt'))
-    assert codes == [0]*world, said
+    codes, messages = ended(start_all(start, COUNT, world, *files, tmp_path/'case.pt'))
+    assert codes == [0]*world, messages
 
 def ip(*args): subprocess.run(['ip', *args], check=True, capture_output=True)
 
@@ -391,8 +392,8 @@ def test_two_hosts(hosts, new_cache, files, piece, model, single, disks):
                                   env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), encoding='utf-8',
                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
                  for host, env, disk in zip(hosts, ranks(2), disks)]
-    codes, said = ended(processes)
-    assert codes == [0, 0], said
+    codes, messages = ended(processes)
+    assert codes == [0, 0], messages
     assert all(list(disk.glob('keys/*-shards/*/manifest.json')) for disk in disks[:2])
     copied(disks[:2], new_cache)
     check_same(piece, model, single)

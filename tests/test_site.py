@@ -56,8 +56,9 @@ def test_every_notebook_arrives_with_its_pictures(site):
 def pictures(cells) -> list:
     "Places of cells that show a picture, or HTML"
     kinds = {'image/png', 'image/svg+xml', 'text/html'}
-    return [i for i, c in enumerate(cells) if c.cell_type == 'code' for o in c.outputs
-            if kinds & set(o.get('data', {})) or '```{=html}' in o.get('data', {}).get('text/markdown', '')]
+    def is_picture(data): return kinds & set(data) or '```{=html}' in data.get('text/markdown', '')
+    found = [(i, o) for i, c in enumerate(cells) for o in c.get('outputs', [])]
+    return [i for i, o in found if is_picture(o.get('data', {}))]
 
 def words(text) -> list: return re.findall(r'\w+', re.sub(r'\]\([^)]*\)', ']', text)) # links are rewritten
 
@@ -135,14 +136,14 @@ def test_the_article_has_the_page_to_play_with_in_it(site):
 def test_a_class_is_called_one(site):
     for path in site.glob('[0-9]*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
-            said = [o.get('data', {}).get('text/markdown', '') for o in cell.get('outputs', [])]
-            wrong = re.search(r'^def [A-Z]\w+\(|^class.*\n *\*args, \*\*kwargs', '\n'.join(said), re.M)
+            texts = [o.get('data', {}).get('text/markdown', '') for o in cell.get('outputs', [])]
+            wrong = re.search(r'^def [A-Z]\w+\(|^class.*\n *\*args, \*\*kwargs', '\n'.join(texts), re.M)
             assert not wrong, path.name
 
 def test_a_named_tuple_shows_its_fields(site):
     cells = nbformat.read(site/'07c_nearest_strings.ipynb', as_version=4).cells
-    said = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
-    [nearest] = [text for text in said if 'class Nearest(' in text]
+    texts = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
+    [nearest] = [text for text in texts if 'class Nearest(' in text]
     assert '    rows: torch.Tensor, # (n_queries, k) int64\n    cosines: torch.Tensor, # ' in nearest
 
 def test_signatures_say_no_type_that_says_nothing(site):
@@ -150,24 +151,27 @@ def test_signatures_say_no_type_that_says_nothing(site):
     for path in site.glob('[0-9]*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get('outputs', []):
-                said = output.get('data', {}).get('text/markdown', '')
-                signatures = '\n'.join(re.findall('^```python.*?^```', said, re.M | re.S))
+                markdown = output.get('data', {}).get('text/markdown', '')
+                signatures = '\n'.join(re.findall('^```python.*?^```', markdown, re.M | re.S))
                 assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.', signatures), path.name
 
 def test_figures_of_a_table_stay_together(site):
-    tables = [o.data['text/markdown'] for path in site.rglob('*.ipynb')
-              for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])
-              if o.get('data', {}).get('text/markdown', '').startswith('|')]
+    texts = []
+    for path in site.rglob('*.ipynb'):
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])]
+        texts += [o.get('data', {}).get('text/markdown', '') for o in outputs]
+    tables = [text for text in texts if text.startswith('|')]
     for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
     assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
 
 def test_pictures_of_the_text_keep_their_words(site):
-    said = prose(nbformat.read(site/'index.ipynb', as_version=4))
-    pictures = re.findall(r'!\[([^]]+)\]\([^)]+\)(.*?)\]', said)
+    text = prose(nbformat.read(site/'index.ipynb', as_version=4))
+    pictures = re.findall(r'!\[([^]]+)\]\([^)]+\)(.*?)\]', text)
     assert pictures and all(rest == f'{{fig-alt="{words}"}}' for words, rest in pictures)
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']
-    named = {page['href']: page['text'] for section in sidebar['contents'] if 'contents' in section
-             for page in section['contents'] if 'href' in page}
+    sections = [section for section in sidebar['contents'] if 'contents' in section]
+    pages = [page for section in sections for page in section['contents']]
+    named = {page['href']: page['text'] for page in pages if 'href' in page}
     for path in site.glob('[0-9]*.ipynb'): assert named[path.name].startswith(path.name.split('_')[0])

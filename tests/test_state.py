@@ -10,7 +10,7 @@ from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, hooked
-from shakespeare_ffn.learned_embeddings import LearningRun, token_losses
+from shakespeare_ffn.learned_embeddings import LearningRun, _token_losses
 from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
 from shakespeare_ffn.model import save_model, weights_hash
 
@@ -131,8 +131,8 @@ def test_training_mode_changes_no_answer(corpus, own, tokens):
     asked = {'next': lambda: next_char_probs(own, tokens),
              'capture': lambda: capture(own, tokens)['blocks.5.ffwd'],
              'queries': lambda: corpus_index(corpus, own, 2, quiet=True).queries(['zq']),
-             'losses': lambda: token_losses(LearningRun(own, 0, torch.arange(2), 3, 1, .1, 0).model,
-                                            torch.ones(2, 3, 384), torch.arange(2), 0)}
+             'losses': lambda: _token_losses(LearningRun(own, 0, torch.arange(2), 3, 1, .1, 0).model,
+                                             torch.ones(2, 3, 384), torch.arange(2), 0)}
     expected = {name: f() for name, f in asked.items()}
     own.train()
     for name, f in asked.items(): assert torch.equal(f(), expected[name]), name

@@ -13,10 +13,10 @@ from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
 from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus
-from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, run_explain
-from shakespeare_ffn.explain import typed
+from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, _run_explain
+from shakespeare_ffn.explain import _typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
-from shakespeare_ffn.text_analysis import drawable, next_counts, plot_next
+from shakespeare_ffn.text_analysis import _drawable, next_counts, plot_next
 
 ROOT = Path(__file__).resolve().parents[1]
 NASTY = ('\n\r\t\x00\x1b\x7f\x85\x9b $`|\\<>&"\'{}^_%#*~␣↵⇥␍␛⟨⟩◌█▏'
@@ -75,7 +75,7 @@ def test_a_terminal_gets_signs(e):
     lines = text.split('\n')
     begin = next(i for i, line in enumerate(lines) if line.startswith('next ')) + 1
     rows = [line.split()[0] for line in lines[begin:lines.index('', begin)]]
-    assert rows == [show_char(c) for c in module.rows_to_show(e)] and len(set(rows)) == len(rows)
+    assert rows == [show_char(c) for c in module._rows_to_show(e)] and len(set(rows)) == len(rows)
     for encoding in 'ascii', 'latin-1', 'cp1252', 'utf-8': # each character remains another one
         coded = [show_char(c).encode(encoding, 'spell_out') for c in e.corpus.tokenizer.chars]
         assert len(set(coded)) == len(coded)
@@ -105,8 +105,8 @@ def test_html_shows_the_same_text(e):
                                              'details', 'summary', 'pre'}
     assert {name for _, attrs in page.tags for name, _ in attrs} <= {'style', 'class', 'dir', 'open'}
     assert page.text('code') == [show_text(e.explained)]
-    assert page.text('td')[::4] == [show_char(c) for c in module.rows_to_show(e)]
-    lines = [module.block_lines(b, e)[2:] for b in e.blocks]
+    assert page.text('td')[::4] == [show_char(c) for c in module._rows_to_show(e)]
+    lines = [module._block_lines(b, e)[2:] for b in e.blocks]
     assert page.text('pre') == ['\n'.join(some) for some in lines]
     # Jupyter looks for formulas in HTML, too
     assert 'mathjax_ignore' in dict(page.tags[0][1])['class'].split()
@@ -116,9 +116,10 @@ def test_html_shows_the_same_text(e):
 def test_json_is_ascii_and_exact(e):
     # JSON takes two surrogates for one character; no file holds them
     assume(not re.search('[\ud800-\udbff][\udc00-\udfff]', e.corpus.text))
-    quiet = dict.fromkeys(['load_model', 'load_corpus', 'check_prompt', 'chosen_approximation'], mock.DEFAULT)
+    names = 'load_model', 'load_corpus', 'check_prompt', '_chosen_approximation'
+    quiet = dict.fromkeys(names, mock.DEFAULT)
     with mock.patch.multiple(module, **quiet, explain=lambda *a, **k: e):
-        line = run_explain(['x', '--json'])
+        line = _run_explain(['x', '--json'])
     assert line.isascii() and '\n' not in line
     assert json.loads(line) == e.to_dict()
     assert abs(sum(json.loads(line)['model'].values()) - 1) < 1e-9
@@ -132,9 +133,9 @@ def test_a_figure_draws_signs(e, kind):
         figure = e.plot()
         figure.savefig(BytesIO(), format=kind)
     title = figure.axes[0].get_title()
-    assert title == drawable(f'{quoted(e.explained)}: Hellinger distance 0.500') and raw(title) == []
+    assert title == _drawable(f'{quoted(e.explained)}: Hellinger distance 0.500') and raw(title) == []
     labels = [t.get_text() for t in figure.axes[0].get_xticklabels()]
-    assert labels == [drawable(show_char(c)) for c in dict.fromkeys(list(e.model)[:6])]
+    assert labels == [_drawable(show_char(c)) for c in dict.fromkeys(list(e.model)[:6])]
     assert len(set(labels)) == len(labels)
     ticks = [t for ax in figure.axes for t in ax.get_xticklabels()]
     assert not any(t.get_parse_math() for t in [figure.axes[0].title, *ticks])
@@ -147,7 +148,7 @@ def test_dollars_are_no_formula(text):
         warnings.simplefilter('error')
         figure = plot_next({'model': p}, corpus.tokenizer, 99, title=quoted(text))
         figure.savefig(BytesIO(), format='svg')
-    assert figure.axes[0].get_title() == drawable(quoted(text))
+    assert figure.axes[0].get_title() == _drawable(quoted(text))
 
 @given(st.lists(any_char, min_size=1, max_size=6).map(''.join))
 def test_code_in_markdown(text):
@@ -192,12 +193,12 @@ def test_a_message_shows_signs_once(capsys):
                                           (r'\alpha \\nu', r'\alpha \nu'), (r'\\\n', '\\\n'),
                                           (r'C:\dir', r'C:\dir'), ('ends in \\', 'ends in \\'),
                                           (r'\\\\', r'\\')])
-def test_backslashes_in_a_prompt(given, meant): assert typed(given) == meant
+def test_backslashes_in_a_prompt(given, meant): assert _typed(given) == meant
 
 @given(st.lists(any_char | st.sampled_from('\\n'), max_size=20).map(''.join))
 def test_any_prompt_can_be_typed(prompt):
     "with each backslash doubled"
-    if not re.search('[\udc80-\udcff]', prompt): assert typed(prompt.replace('\\', '\\\\')) == prompt
+    if not re.search('[\udc80-\udcff]', prompt): assert _typed(prompt.replace('\\', '\\\\')) == prompt
 
 def test_help_says_what_a_backslash_is(capsys):
     with pytest.raises(SystemExit): main(['--help'])
@@ -245,9 +246,10 @@ def test_any_locale(own_text, locale):
     done = subprocess.run(command, env=os.environ | locale, capture_output=True)
     assert done.returncode == 0, done.stderr.decode('utf-8', 'replace')
     line, text = done.stdout.split(b'\n', 1)
-    said, corpus = json.loads(line.decode('ascii')), load_corpus(own_text/'text.txt')
-    assert said['prompt'] == 'na\u00efve 中' and set(said['model']) == set(corpus.tokenizer.chars)
-    for p in said['model'], said['approximation']: assert abs(sum(p.values()) - 1) < 1e-5
+    explanation, corpus = json.loads(line.decode('ascii')), load_corpus(own_text/'text.txt')
+    assert explanation['prompt'] == 'na\u00efve 中'
+    assert set(explanation['model']) == set(corpus.tokenizer.chars)
+    for p in explanation['model'], explanation['approximation']: assert abs(sum(p.values()) - 1) < 1e-5
     assert b'\x1b' not in text and b'?' not in text.replace(b"'?\n", b'')
     assert (own_text/'figure.png').read_bytes().startswith(b'\x89PNG')
 

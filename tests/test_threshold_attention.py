@@ -10,7 +10,7 @@ from shakespeare_ffn.cosine_sims import Cascade, Sieve, SparseCounts, Values, ba
 from shakespeare_ffn.cosine_sims import count_one, error_bound
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
-from shakespeare_ffn.explain import counts_main, explain, run_counts
+from shakespeare_ffn.explain import counts_main, explain, _run_counts
 from shakespeare_ffn.nearest_strings import nearest_keys
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
 from shakespeare_ffn.text_analysis import next_counts
@@ -102,7 +102,7 @@ def test_sparse_values_equal_the_loop(problem, large):
     queries, keys, values, thresholds, exclude = problem
     expected = threshold_attention_loop(queries, keys, values, thresholds, exclude)
     sparse = SparseCounts.of(values)
-    with mock.patch.multiple(cosine_sims, LARGE=0 if large else 512, DENSE=7*values.shape[1]):
+    with mock.patch.multiple(cosine_sims, LARGE=0 if large else 512, _DENSE=7*values.shape[1]):
         found = threshold_attention(queries, keys, sparse, thresholds, exclude)
         for a, b in zip(found, expected): assert torch.equal(a, b)
         counts, n_matches = threshold_attention(queries, keys, sparse, thresholds[:, 0], exclude)
@@ -145,7 +145,7 @@ def test_bounds_hold_within_what_is_paid_for(noise, dtype):
     above = Cascade(queries, own).above(balls)
     for group, rows in enumerate(sieve.rows(balls).split(64)):
         reached = cosines[:, group].amax(1) - .3
-        assert (by_balls[group] + cosine_sims.slack(balls)[group] >= reached).all()
+        assert (by_balls[group] + cosine_sims._slack(balls)[group] >= reached).all()
         sieve._keep(rows, above[group], q)
         scores = sieve.scores.view(len(q), 64).float().amax(1)
         # a score in bfloat16 has the right sign; its size is rounded
@@ -270,8 +270,8 @@ def test_when_one_dies_the_others_say_so(shared_case, start, dies, what):
     for rank, p in enumerate(processes):
         if rank == dies: continue
         out, err = p.communicate(timeout=200)
-        said = f'process {dies} of 3 ended before its share was done'
-        assert p.returncode == 2 and out.startswith(said), (out, err)
+        message = f'process {dies} of 3 ended before its share was done'
+        assert p.returncode == 2 and out.startswith(message), (out, err)
     assert time.monotonic() - died < 15
 
 COUNTS = 'from shakespeare_ffn.explain import counts_main; counts_main()'
@@ -284,18 +284,18 @@ def by_torchrun(start, *args):
 
 def as_by_torchrun(start, *args):
     both = [start(COUNTS, *args, env=rank) for rank in ranks(2)]
-    (said, error), (other, _) = [p.communicate(timeout=200) for p in both]
-    return max(p.returncode for p in both), said + other, error
+    (output, error), (other, _) = [p.communicate(timeout=200) for p in both]
+    return max(p.returncode for p in both), output + other, error
 
 torchrun_itself = pytest.param(by_torchrun, marks=pytest.mark.slow('half a minute; as_by_torchrun is quick'))
 
 @pytest.mark.parametrize('together', [as_by_torchrun, torchrun_itself])
 def test_the_command_for_several_processes(monkeypatch, start, together):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
-    alone = run_counts(['--prompts', '40']) # first, so that there is an index
-    code, said, error = together(start, '--prompts', '40')
-    assert code == 0 and 'by 2 processes' in said, error
-    assert 'by 1 process:' in alone and alone.split()[-1] == said.split()[-1] # the same distance
+    alone = _run_counts(['--prompts', '40']) # first, so that there is an index
+    code, output, error = together(start, '--prompts', '40')
+    assert code == 0 and 'by 2 processes' in output, error
+    assert 'by 1 process:' in alone and alone.split()[-1] == output.split()[-1] # the same distance
 
 def test_processes_that_do_not_find_each_other(capsys, monkeypatch):
     for name, value in dict(WORLD_SIZE='2', RANK='', MASTER_ADDR='').items(): monkeypatch.setenv(name, value)

@@ -23,7 +23,7 @@ def text(tmp_path, corpus):
     path.write_text(corpus.text[:10_000].lower(), encoding='utf-8')
     return path
 
-def new_run(*args): return training.new_run(training.parser().parse_args([str(a) for a in args]))
+def new_run(*args): return training._new_run(training._parser().parse_args([str(a) for a in args]))
 
 def done(checkpoint) -> int: return torch.load(checkpoint)['done']
 
@@ -40,7 +40,7 @@ def refused(capsys, *args, begun=False) -> str:
 HIT = """
 import os, signal, sys
 import shakespeare_ffn.training as t
-real, sent, t.SAVE_EVERY = t.step, signal.Signals[sys.argv.pop(1)], float(sys.argv.pop(1))
+real, sent, t._SAVE_EVERY = t.step, signal.Signals[sys.argv.pop(1)], float(sys.argv.pop(1))
 def step(model, optimisers, recipe, number, x, y):
     if number == 12: os.kill(os.getpid(), sent)
     return real(model, optimisers, recipe, number, x, y)
@@ -90,10 +90,10 @@ def test_time_counts_on(text, tmp_path):
 def test_what_it_makes_can_be_explained(text, tmp_path, capsys):
     model = tmp_path/'mine.safetensors'
     main(['--text', str(text), '--output', str(model), '--seed', '3'])
-    said = load_model(model).metadata
-    assert {'seed', 'steps', 'train_loss', 'val_loss', 'corpus_sha256'} <= said.keys()
-    assert {'recipe', 'torch', 'seconds', 'device'} <= said.keys()
-    assert said['seed'] == '3' and float(said['val_loss']) < 3.5
+    metadata = load_model(model).metadata
+    assert {'seed', 'steps', 'train_loss', 'val_loss', 'corpus_sha256'} <= metadata.keys()
+    assert {'recipe', 'torch', 'seconds', 'device'} <= metadata.keys()
+    assert metadata['seed'] == '3' and float(metadata['val_loss']) < 3.5
     capsys.readouterr()
     own = ['--text', str(text), '--model', str(model)]
     explain(['the ', *own, '--thresholds', '.9,.9', '--weights', '1,1', '--json'])
@@ -110,9 +110,9 @@ def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypat
     with pytest.raises(SystemExit): explain(['the ', *own])
     assert 'run ffn_calibrate' in capsys.readouterr().err
     calibrate_main(own)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith('thresholds: ') and said[0].count(',') == 1 and 'tuned on' in said[1]
-    assert said[2].startswith('1,000 nearest, block ') and len(said) == 4
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith('thresholds: ') and lines[0].count(',') == 1 and 'tuned on' in lines[1]
+    assert lines[2].startswith('1,000 nearest, block ') and len(lines) == 4
     for rule in [], ['--thresholds', 'tuned']:
         explain(['the ', *own, '--json', *rule])
         assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
@@ -131,7 +131,7 @@ def losses(checkpoint):
     found = []
     for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
         os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
-        run = t.new_run(t.parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
+        run = t._new_run(t._parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
         run.train(f'{checkpoint}-{recipe}-{arithmetic}', quiet=True)
         found.append([now[part] for now in run.history for part in ('train', 'val')])
     return found
@@ -149,10 +149,10 @@ CAPTURED = dict(capture_output=True, text=True, encoding='utf-8')
 def test_two_processes_learn_what_one_learns(text, tmp_path, start):
     args = tmp_path/'checkpoint', '--text', text, '--device', 'cpu'
     both = [start(HISTORIES, *args, env=rank) for rank in ranks(2)]
-    (said, error), _ = [p.communicate(timeout=200) for p in both]
+    (output, error), _ = [p.communicate(timeout=200) for p in both]
     assert [p.returncode for p in both] == [0, 0], error[-2000:]
     # bfloat16 rounds what differs in order
-    for one, two, tolerance in zip(*json.loads(said), (1e-5, 1e-5, 3e-3), strict=True):
+    for one, two, tolerance in zip(*json.loads(output), (1e-5, 1e-5, 3e-3), strict=True):
         assert two == pytest.approx(one, abs=tolerance) and two[-1] < two[1]
 
 @pytest.mark.slow('half a minute; two processes that are started alike learn what one learns')
@@ -187,7 +187,7 @@ def test_bad_options(capsys, text, tmp_path, monkeypatch):
         assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
     assert 'slow' in refused(capsys, '--recipe', 'slow')
     assert 'to go on from' in refused(capsys, '--text', text, '--output', tmp_path/'new', '--resume')
-    monkeypatch.setattr(training, 'ranks', lambda: (0, 3))
+    monkeypatch.setattr(training, '_ranks', lambda: (0, 3))
     assert '3 processes cannot share batches of 8' in refused(capsys, '--text', text)
 
 def test_the_largest_seed(text, tmp_path):
@@ -231,8 +231,8 @@ def test_a_full_disk(capsys, text, tmp_path):
     args = ['--text', str(text), '--output', str(output)]
     new_run(*args).train(checkpoint, stop_at=99, quiet=True) # to its first look at the losses
     before = checkpoint.read_bytes()
-    with files_up_to(len(before)//2): said = refused(capsys, *args, '--resume', begun=True)
-    assert 'make room' in said
+    with files_up_to(len(before)//2): message = refused(capsys, *args, '--resume', begun=True)
+    assert 'make room' in message
     assert checkpoint.read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ['mine.txt', 'w.checkpoint']
 
@@ -258,8 +258,8 @@ def test_it_says_what_it_does(text, tmp_path, capsys, monkeypatch):
     main(['--text', str(text), '--output', str(tmp_path/'w')])
     out, err = capsys.readouterr()
     assert '20 steps of 8 × 64 characters' in err and err.count('about 0 minutes to go here') == 5
-    for said in 'train', 'validation', '(kept)', 'losses in float32 and over 2 random batches':
-        assert said in err
+    for message in 'train', 'validation', '(kept)', 'losses in float32 and over 2 random batches':
+        assert message in err
     assert str(tmp_path/'w') in out
     assert err.index('Speak, speak.') < err.index('step 5:') # a sample before the first news
 
@@ -282,9 +282,9 @@ def test_numbers_that_are_not_finite(capsys, text, tmp_path, monkeypatch, ill, n
         args = model, optimisers, recipe, n, x, y
         return ill(real, *args) if n == number else real(*args)
     monkeypatch.setattr(training, 'step', step)
-    monkeypatch.setattr(training, 'SAVE_EVERY', save_every)
-    said = refused(capsys, '--text', text, '--output', tmp_path/'w', begun=True)
-    assert f'not finite at step {number + (ill is nan_weights)}; the last good checkpoint is kept' in said
+    monkeypatch.setattr(training, '_SAVE_EVERY', save_every)
+    message = refused(capsys, '--text', text, '--output', tmp_path/'w', begun=True)
+    assert f'not finite at step {number + (ill is nan_weights)}; the last good checkpoint is kept' in message
     state = torch.load(checkpoint)
     assert state['done'] == n_done and all(v.isfinite().all() for v in state['model'].values())
     assert not (tmp_path/'w').exists()
@@ -303,8 +303,8 @@ def test_only_models_of_the_fast_recipe_count(tool, corpus, tmp_path, new_cache,
     assert tool.kept(1337) # the package's
     assert all(tool.kept(seed) for seed in tool.SEEDS) # the alternates' in results/
     monkeypatch.setattr(tool, 'distributions', lambda seed: tmp_path/f'{seed}')
-    for said, fits in (by(fast, 88), True), (by('{}', 88), False), (by(fast, 1442), False):
-        save_file(dict(probs=torch.ones(1, 65)/65), tmp_path/'88', said)
+    for metadata, fits in (by(fast, 88), True), (by('{}', 88), False), (by(fast, 1442), False):
+        save_file(dict(probs=torch.ones(1, 65)/65), tmp_path/'88', metadata)
         assert tool.kept(88) == fits
     assert not tool.kept(99999)
     output = training.default_output(corpus, 'fast', 88)
@@ -396,17 +396,17 @@ NONE = [(dict(probs=DISTRIBUTIONS), None), (dict(other=DISTRIBUTIONS), {}),
         (dict(probs=torch.tensor(1.)), {}), (dict(probs=DISTRIBUTIONS[0]), {}),
         (dict(probs=DISTRIBUTIONS*0), {}), (dict(probs=DISTRIBUTIONS*torch.nan), {})]
 
-@pytest.mark.parametrize('tensors, said', NONE)
-def test_distributions_that_are_none(tmp_path, tensors, said):
-    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path/'d', said or None)
+@pytest.mark.parametrize('tensors, metadata', NONE)
+def test_distributions_that_are_none(tmp_path, tensors, metadata):
+    save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path/'d', metadata or None)
     with pytest.raises(UserError, match='make models'): load_distributions(tmp_path/'d')
 
 @pytest.mark.parametrize('harm', [cut, zeroed])
 @pytest.mark.parametrize('where', [0, .001, .01, .3, .99])
 def test_damaged_distributions_are_refused(tmp_path, harm, where):
     save_file(dict(probs=DISTRIBUTIONS.half()), tmp_path/'d', dict(seed='88'))
-    probs, said = load_distributions(tmp_path/'d')
-    assert said == dict(seed='88') and (probs - DISTRIBUTIONS).abs().max() < 1e-3
+    probs, metadata = load_distributions(tmp_path/'d')
+    assert metadata == dict(seed='88') and (probs - DISTRIBUTIONS).abs().max() < 1e-3
     raw = (tmp_path/'d').read_bytes()
     (tmp_path/'d').write_bytes(harm(raw, int(where*len(raw)), 500))
     with pytest.raises(UserError, match='make models'): load_distributions(tmp_path/'d')
@@ -417,10 +417,10 @@ ENVIRONMENTS = [dict(WORLD_SIZE='2'), dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK=
                 dict(WORLD_SIZE='1.0'), dict(WORLD_SIZE='-2'), dict(WORLD_SIZE='0'),
                 dict(WORLD_SIZE='1', LOCAL_RANK='first'), dict(RANK='3'), SEVERAL]
 
-@pytest.mark.parametrize('said', ENVIRONMENTS)
-def test_an_environment_of_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch, said):
+@pytest.mark.parametrize('environment', ENVIRONMENTS)
+def test_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch, environment):
     for name in SEVERAL: monkeypatch.delenv(name, raising=False)
-    for name, value in said.items(): monkeypatch.setenv(name, value)
+    for name, value in environment.items(): monkeypatch.setenv(name, value)
     line = refused(capsys, '--text', text, '--output', tmp_path/'w')
     assert 'torchrun' in line and 'unset' in line
 
@@ -429,8 +429,8 @@ def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypat
     why = 'The client socket has timed out after 60000ms'
     def lost(): raise torch.distributed.DistNetworkError(f'{why}\nand more')
     monkeypatch.setattr(training.dist, 'init_process_group', lost)
-    said = refused(capsys, '--text', text, '--output', tmp_path/'w')
-    assert f'do not find each other ({why})' in said
+    message = refused(capsys, '--text', text, '--output', tmp_path/'w')
+    assert f'do not find each other ({why})' in message
 
 class Broken(io.StringIO):
     "A stream that nobody reads any more, or whose disk is full."
@@ -490,8 +490,8 @@ def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path, mon
         again.advance()
         again.evaluate()
         again.sample(9)
-        said = again.finish(tmp_path/'w', 1)
-        return numbers(again), {k: v for k, v in said.items() if k != 'seconds'}
+        metadata = again.finish(tmp_path/'w', 1)
+        return numbers(again), {k: v for k, v in metadata.items() if k != 'seconds'}
     results = {}
     for name, state in STATES.items():
         with state():
@@ -499,8 +499,8 @@ def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path, mon
             results[name] = a_few_steps()
             assert state_of_the_caller() == before, name
     plain, told = results['nothing']
-    for name, (there, said) in results.items():
-        assert same(plain, there) and said == told, name
+    for name, (there, metadata) in results.items():
+        assert same(plain, there) and metadata == told, name
 
 @pytest.mark.parametrize('asked', ['float32', 'bfloat16'])
 def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
@@ -511,11 +511,11 @@ def test_the_arithmetic_that_pays(text, tmp_path, monkeypatch, capsys, asked):
         met.add(str(y.dtype))
         return y
     monkeypatch.setattr(torch.nn.functional, 'linear', linear)
-    orthogonalise = training.orthogonalised
+    orthogonalise = training._orthogonalised
     def orthogonalised(matrices, dtype, *options):
         met.add(f'Muon {dtype}')
         return orthogonalise(matrices, dtype, *options)
-    monkeypatch.setattr(training, 'orthogonalised', orthogonalised)
+    monkeypatch.setattr(training, '_orthogonalised', orthogonalised)
     run = new_run('--text', text)
     run.advance()
     assert met == {f'torch.{asked}', f'Muon torch.{asked}'}
@@ -537,9 +537,9 @@ def test_a_run_goes_on_in_another_arithmetic(text, tmp_path, monkeypatch):
     assert sum(run.kept['computed'].values()) == run.kept['losses']['step']
 
 def test_the_forecast_names_the_arithmetic(text, monkeypatch):
-    for asked, said in ('float32', 'in float32 (bfloat16 is slow here): '), ('bfloat16', 'in bfloat16: '):
+    for asked, message in ('float32', 'in float32 (bfloat16 is slow here): '), ('bfloat16', 'in bfloat16: '):
         monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', asked)
-        assert said in new_run('--text', text, '--recipe', 'fast').forecast(1.)
+        assert message in new_run('--text', text, '--recipe', 'fast').forecast(1.)
     assert 'in float32: ' in new_run('--text', text, '--recipe', 'article').forecast(1.)
 
 def test_parts_give_the_gradient_of_the_batch(monkeypatch):
@@ -547,9 +547,9 @@ def test_parts_give_the_gradient_of_the_batch(monkeypatch):
     model = Transformer(Config(block_size=64, n_layer=2, n_head=2, n_embed=32)).eval()
     x, y = torch.randint(65, (2, 10, 64), generator=g)
     def gradient(part):
-        monkeypatch.setattr(training, 'PART', part)
+        monkeypatch.setattr(training, '_PART', part)
         model.zero_grad()
-        losses = list(training.part_losses(model, x, y))
+        losses = list(training._part_losses(model, x, y))
         for loss in losses: loss.backward()
         return len(losses), sum(losses).item(), torch.cat([p.grad.flatten() for p in model.parameters()])
     (n, loss, parts), (one, whole_loss, whole) = gradient(192), gradient(10_000) # three windows at a time

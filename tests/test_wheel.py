@@ -71,12 +71,12 @@ for command in entry_points(group='console_scripts'):
 def test_every_command_is_there(env, elsewhere):
     "A script for each (that of `ffn_explain` runs below), and what each calls has help."
     for name in COMMANDS: assert [p for p in scripts(env).iterdir() if p.stem == name]
-    said = run(scripts(env)/'python', '-c', HELP, **elsewhere)
-    assert all(f'usage: {name}' in said for name in COMMANDS) and said.count('usage: ') == len(COMMANDS)
+    output = run(scripts(env)/'python', '-c', HELP, **elsewhere)
+    assert all(f'usage: {name}' in output for name in COMMANDS) and output.count('usage: ') == len(COMMANDS)
 
 def test_explains_a_prompt(env, elsewhere):
     "One of two characters, as its index is soon made."
-    said = json.loads(run(scripts(env)/'ffn_explain', '--json', 'to', **elsewhere))
-    assert (said['prompt'], said['length']) == ('to', 2)
-    assert (said['scale'], len(said['blocks'])) == ('smoke', 2)
-    assert abs(sum(said['model'].values()) - 1) < 1e-3 and 0 <= said['hellinger'] <= 1
+    explanation = json.loads(run(scripts(env)/'ffn_explain', '--json', 'to', **elsewhere))
+    assert (explanation['prompt'], explanation['length']) == ('to', 2)
+    assert (explanation['scale'], len(explanation['blocks'])) == ('smoke', 2)
+    assert abs(sum(explanation['model'].values()) - 1) < 1e-3 and 0 <= explanation['hellinger'] <= 1

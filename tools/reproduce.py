@@ -42,8 +42,8 @@ def depends_on(path: Path) -> list:
     floor = path.name if path.name[0].isdigit() else '~'
     modules = [module for module in PACKAGE.glob('*.py') if '' < made_in(module) <= floor]
     text = path.read_text(encoding='utf-8')
-    others = [file for kind in ('alternates', 'variants') if f'{kind}(' in text
-              for file in (ROOT/'results'/kind).glob('*')]
+    kinds = [kind for kind in ('alternates', 'variants') if f'{kind}(' in text]
+    others = [file for kind in kinds for file in (ROOT/'results'/kind).glob('*')]
     return sorted([*modules, *PACKAGE.glob('*.json'), *PACKAGE.glob('weights/*'), *others])
 
 def shown(path: Path, root: Path) -> list:
