@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from tqdm.std import tqdm
 
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import LARGE, SparseCounts, Values, best_device, block_counts
+from .cosine_sims import SparseCounts, Values, best_device, block_counts
 from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
