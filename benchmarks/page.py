@@ -36,9 +36,12 @@ SLOWED = (f'Slowed: a line of 10 Mbit a second with 40 ms, a window 390 pixels w
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *args): pass # such as a page that is closed while it loads
+
 @contextmanager
 def served(): # → the page's address
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=str(SITE)))
+    server = Server(('127.0.0.1', 0), functools.partial(Quiet, directory=str(SITE)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/index.html'
     server.shutdown()

@@ -405,7 +405,7 @@ def test_any_prompt(view, site, address):
     [says], _ = compact.rule.parts(vote(found, site[1].counts, compact.vote.beta)[None])
     p = next_char_probs(site[1].model, site[1].model.tokenizer.encode('xylophone ')[None])
     assert abs(distance(page) - hellinger(says, p).item()) < 2e-3
-    cosines = [float(x) for x in page.locator('#list button').all_text_contents()]
+    cosines = [float(x) for x in page.locator('#list button').all_inner_texts()]
     assert len(cosines) == compact.again and cosines[0] == pytest.approx(found.cosines[0, 0].item(), abs=1e-3)
     check_said(page, {'too short': 'give 10'})
     page.get_by_role('button', name='the harder prompt after').click()
