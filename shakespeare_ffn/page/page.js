@@ -270,10 +270,11 @@ function build() { // what depends on the rule and on the prompt
   $('prompt').replaceChildren(...(contents.kind === 'characters' ? [shown(about.text).replace(/^ | $/g, '␣')] :
     apart(prompt.tokens.map(t => contents.signs[t]))))
   $('search').value = ''
+  const it = contents.kind === 'characters' && about.text.length > contents.length ? `“${shown(about.text.slice(-contents.length))}”, which counts of it,` : 'it'
   const often = sum(prompt.own.map(([, n]) => n))
   $('about').textContent = about.distance === null ?
-    (often ? `${contents.about ? 'The text has' : 'The plays have'} it ${often === 1 ? 'once' : `${often} times`}.` :
-      `${contents.about ? 'The text does' : 'The plays do'} not have it.`) :
+    (often ? `${contents.about ? 'The text has' : 'The plays have'} ${it} ${often === 1 ? 'once' : `${often} times`}.` :
+      `${contents.about ? 'The text does' : 'The plays do'} not have ${it}.`) :
     `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
     `${harder} of the ${prepared.length} prompts are harder.`
 }
@@ -298,7 +299,7 @@ function say(message) { $('about').textContent = message }
 function offer() { // of the index, to a prompt that waits for it
   if (!waits) return
   say(!contents.compact ? `No prepared prompt has “${waits}” in it.` :
-    refusal(waits) || `“${waits}” is no prepared prompt. Load the index, and see its strings.`)
+    refusal(waits) || `“${waits.length > 40 ? `…${waits.slice(-40)}` : waits}” is no prepared prompt. Load the index, and see its strings.`)
 }
 
 function explainIndex() { // in the figures that were measured when it was made
