@@ -270,7 +270,7 @@ function build() { // what depends on the rule and on the prompt
   $('prompt').replaceChildren(...(contents.kind === 'characters' ? [shown(about.text).replace(/^ | $/g, '␣')] :
     apart(prompt.tokens.map(t => contents.signs[t]))))
   $('search').value = ''
-  const it = contents.kind === 'characters' && about.text.length > contents.length ? `“${shown(about.text.slice(-contents.length))}”, which counts of it,` : 'it'
+  const it = contents.kind === 'characters' && about.text.length > contents.length ? `“${shown(about.text.slice(-contents.length))}”` : 'it'
   const often = sum(prompt.own.map(([, n]) => n))
   $('about').textContent = about.distance === null ?
     (often ? `${contents.about ? 'The text has' : 'The plays have'} ${it} ${often === 1 ? 'once' : `${often} times`}.` :
