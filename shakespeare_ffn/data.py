@@ -7,7 +7,7 @@ __all__ = ['SHA256', 'PIECE', 'corpus_bytes', 'CharTokenizer', 'place_in', 'rank
            'note_line_ends', 'load_corpus', 'prompt_ids']
 
 # %% ../nbs/00_data.ipynb #c003
-import functools, hashlib, http.client, sys, urllib.error, urllib.request
+import functools, hashlib, http.client, os, sys, urllib.error, urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -232,7 +232,7 @@ def substrings(self: Corpus, length: int) -> Substrings:
 # %% ../nbs/00_data.ipynb #c058
 def note_line_ends(text: str, name: str):
     "A word on standard error if lines of a text end as on Windows."
-    if n := text.count('\r\n'):
+    if (n := text.count('\r\n')) and os.environ.get('RANK', '0') in ('', '0'): # of torchrun's processes, one
         print(f'{show_text(name)}: {n:,} line ends are those of Windows, two characters; '
               'both are kept, the first is shown as ␍', file=sys.stderr)
 

@@ -59,6 +59,19 @@ def site(tool, tmp_path_factory):
         assert '30 prompts' in tool.play([])
     return folder, Known(folder)
 
+def test_readers_are_not_asked_to_load_more(tool):
+    assert tool.megabytes({'0.bin': bytes(2_000_000), '1.bin': bytes(3_000_000)}, tool.MOST['prompts']) == 5
+    with pytest.raises(tool.UserError, match='2 files have 5.1 MB, and 5.0 are the most'):
+        tool.megabytes({'0.bin': bytes(2_100_000), '1.bin': bytes(3_000_000)}, tool.MOST['prompts'])
+    with pytest.raises(tool.UserError, match='codes-1.bin has 30.1 MB, and 30.0 are'):
+        tool.megabytes({'codes-0.bin': b'', 'codes-1.bin': bytes(30_100_000)}, tool.MOST['any_prompt'])
+
+def test_nothing_is_written_if_it_is_too_much(tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, 'SITE', tmp_path/'play')
+    monkeypatch.setitem(tool.MOST, 'prompts', 1e5)
+    with pytest.raises(tool.UserError, match='MB, and 0.1 are the most'): tool.play([])
+    assert not (tmp_path/'play').exists()
+
 @given(numbers=st.lists(st.integers(0, 2**40)))
 def test_numbers_of_variable_length(numbers):
     found, n, shift = [], 0, 0
@@ -284,6 +297,18 @@ def test_what_makes_no_sense_is_as_usual(view):
     usual = distance(view())
     for at in '#p=nobody', '#p=57&k=-3&beta=x+y&share=9+9&block=77', '#p=57&rule=%00&t=1', '#%%%':
         assert distance(view(at)) == usual
+
+def test_a_text_the_model_never_saw(view, site):
+    "is the hardest of the prompts that its training left out"
+    page, play = view(), site[1]
+    left_out = [i for i, p in enumerate(play.prompts)
+                if play.corpus.text.find(p) >= len(play.corpus.split()[0])]
+    hardest = max(left_out, key=lambda i: play.distances[i])
+    page.get_by_role('button', name='A text the model never saw').click()
+    shown = 'document.querySelector("#prompt").textContent'
+    text = play.prompts[hardest].replace('\n', '↵').strip()
+    page.wait_for_function(f'text => {shown}.replaceAll("␣", " ").trim() === text', arg=text)
+    assert abs(distance(page) - play.distances[hardest].item()) < 2e-3
 
 @pytest.mark.parametrize('width, scheme', [(390, 'dark'), (760, 'light')])
 def test_within_another_page(view, site, width, scheme):

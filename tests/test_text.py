@@ -12,7 +12,7 @@ from IPython.core.formatters import DisplayFormatter
 from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
-from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus
+from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus, note_line_ends
 from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, _run_explain
 from shakespeare_ffn.explain import _typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
@@ -366,3 +366,9 @@ def test_a_figure_is_shown_once_and_goes():
         assert plt.get_fignums() == [] and not any(figure() for figure in alive)
         data, _ = DisplayFormatter().format(e.plot())
     assert data['image/png'].startswith(b'\x89PNG') and plt.get_fignums() == []
+
+@pytest.mark.parametrize('rank, said', [(None, True), ('0', True), ('1', False)])
+def test_one_of_many_processes_notes_line_ends(monkeypatch, capsys, rank, said):
+    monkeypatch.setenv('RANK', rank) if rank else monkeypatch.delenv('RANK', raising=False)
+    note_line_ends('To be\r\nor not', 'a.txt')
+    assert ('line ends are those of Windows' in capsys.readouterr().err) == said

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from shakespeare_ffn.compact import compact_index, measure
-from shakespeare_ffn.core import WEIGHTS, Parser, by_scale, command, reference, write_atomically
+from shakespeare_ffn.core import WEIGHTS, Parser, UserError, by_scale, command, reference, write_atomically
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.explore import PAGE, PageData
@@ -19,6 +19,8 @@ from shakespeare_ffn.text_analysis import hellinger
 
 SITE = Path(__file__).resolve().parents[1]/'_play'
 N_PROMPTS = 300
+MOST = dict(prompts=5e6, any_prompt=130e6) # bytes to load: of all prompts; of the model and the index
+MOST_A_FILE = 30e6
 
 def chosen(distances: torch.Tensor, n: int) -> list: # numbers of prompts
     "The article's prompts and its worst, then as many from easy to hard, evenly."
@@ -48,6 +50,16 @@ def any_prompt(data: PageData) -> tuple: # what the page's contents say of it, n
     made = {'model.safetensors': WEIGHTS.read_bytes(), **compact.files()}
     return compact.about({name: len(content) for name, content in made.items()}, measure(compact)), made
 
+def megabytes(made: dict, # name → content
+              most: float) -> float:
+    "What files weigh; a `UserError` if it is more than a reader is asked to load."
+    sizes = {name: len(content) for name, content in made.items()}
+    limits = [(f'{len(made)} files have', sum(sizes.values()), most)]
+    limits += [(f'{name} has', size, MOST_A_FILE) for name, size in sizes.items()]
+    for what, size, limit in limits:
+        if size > limit: raise UserError(f'{what} {size/1e6:.1f} MB, and {limit/1e6:.1f} are the most')
+    return sum(sizes.values())/1e6
+
 def play(argv) -> str:
     Parser('play', description=__doc__, allow_abbrev=False).parse_args(argv)
     corpus = load_corpus()
@@ -55,14 +67,14 @@ def play(argv) -> str:
     prompts = prepared(data, by_scale(N_PROMPTS, 30))
     told = data.tell([data.tokens(p['text']) for p in prompts])
     made = {f'{i}.bin': content for i, content in enumerate(told)}
+    made['text.bin'] = gzip.compress(corpus.text.encode(), mtime=0)
     about, loaded = any_prompt(data)
     made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()
-    made['text.bin'] = gzip.compress(corpus.text.encode(), mtime=0)
+    first, more = megabytes(made, MOST['prompts']), megabytes(loaded, MOST['any_prompt'])
     shutil.copytree(PAGE, SITE, dirs_exist_ok=True)
     shutil.rmtree(SITE/'data', ignore_errors=True)
     (SITE/'data').mkdir()
     for name, content in (made | loaded).items(): write_atomically(SITE/'data'/name, content)
-    first, more = (sum(map(len, some.values()))/1e6 for some in (made, loaded))
     return (f'{SITE}/index.html: {len(prompts)} prompts in {first:.1f} MB; '
             f'the model and the index for any other, {more:.0f} MB')
 

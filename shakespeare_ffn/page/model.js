@@ -127,5 +127,11 @@ export async function arrived(url, progress) { // → ArrayBuffer; progress: tol
   return new Blob(chunks).arrayBuffer()
 }
 
+const coming = new Map()
+export function once(url, progress) { // the same; what is asked for twice, by typing and by the index, comes once
+  if (!coming.has(url)) coming.set(url, arrived(url, progress).catch(e => { coming.delete(url); throw e }))
+  return coming.get(url).then(all => { progress(all.byteLength, all.byteLength); return all })
+}
+
 export const load = async (url, progress) => // progress: told the share that has arrived
-  new Model(await arrived(url, (n, total) => progress(total ? n / total : 0)))
+  new Model(await once(url, (n, total) => progress(total ? n / total : 0)))

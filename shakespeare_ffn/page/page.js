@@ -2,7 +2,7 @@
 import { open as openIndex } from './nearby.js'
 import { open, says } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
-import { $, bar, likeliest, make, shown } from './show.js'
+import { $, children, fill, likeliest, make, shown } from './show.js'
 import { offerTyping } from './typing.js'
 
 let contents, text, read // what `open` gives
@@ -86,9 +86,7 @@ function remember(how = 'replaceState') {
 
 function drawAnswer(found) {
   const both = found.says.map((p, i) => Math.max(p, prompt.model[i]))
-  $('bars').tBodies[0].replaceChildren(...likeliest(both, 8).map(i => make('tr', {},
-    make('th', { scope: 'row', class: 'char' }, contents.signs[i]),
-    make('td', {}, bar('model', 'the model', prompt.model[i]), bar('ours', 'counted', found.says[i])))))
+  fill($('bars'), likeliest(both, 8), contents.signs, { model: ['the model', prompt.model], ours: ['counted', found.says] })
   const distance = hellinger(found.says, prompt.model)
   $('distance').value = distance.toFixed(3)
   const same = likeliest(found.says, 1)[0] === likeliest(prompt.model, 1)[0]
@@ -97,24 +95,37 @@ function drawAnswer(found) {
     `${far}; the likeliest ${unit} is ${same ? 'the same' : 'another'}`
 }
 
+let measured = new WeakMap() // canvas → its size, and what it shows: neither is asked of the browser while a slider moves
+let colours = null
+function afresh() {
+  measured = new WeakMap()
+  colours = null
+  redraw()
+}
+
 function drawHistogram(canvas, block, threshold) {
-  const ratio = devicePixelRatio || 1, width = canvas.clientWidth, height = canvas.clientHeight
-  if (!width) return
+  const ratio = devicePixelRatio || 1, { clientWidth: width, clientHeight: height, shows } = measured.get(canvas) ?? canvas
+  if (!width || shows === threshold) return
+  measured.set(canvas, { clientWidth: width, clientHeight: height, shows: threshold })
   canvas.width = width * ratio
   canvas.height = height * ratio
-  const to = canvas.getContext('2d'), style = getComputedStyle(document.documentElement)
-  const above = prompt.above[block], inBin = above.map(({ n }, i) => n - (above[i + 1]?.n ?? 0))
+  const style = colours ? null : getComputedStyle(document.documentElement)
+  colours ??= { above: style.getPropertyValue('--ours'), below: style.getPropertyValue('--line') }
+  const to = canvas.getContext('2d'), above = prompt.above[block], inBin = above.map(({ n }, i) => n - (above[i + 1]?.n ?? 0))
   const most = Math.log1p(Math.max(...inBin)), step = canvas.width / inBin.length
   inBin.forEach((n, i) => {
     const tall = most ? Math.log1p(n) / most * canvas.height : 0
-    to.fillStyle = style.getPropertyValue(contents.edges[i] > threshold - 1e-9 ? '--ours' : '--line')
+    to.fillStyle = contents.edges[i] > threshold - 1e-9 ? colours.above : colours.below
     to.fillRect(i * step, canvas.height - tall, Math.max(1, step - ratio), tall)
   })
 }
 
 function drawSays(element, says) {
-  element.replaceChildren(...likeliest(says, 4).filter(i => says[i] > 0).map(i => make('div', {},
-    make('span', { class: 'char' }, contents.signs[i]), make('i', { style: `width: ${100 * says[i]}%` }))))
+  const best = likeliest(says, 4).filter(i => says[i] > 0)
+  children(element, best.length, () => make('div', {}, make('span', { class: 'char' }), make('i'))).forEach((row, n) => {
+    row.firstChild.textContent = contents.signs[best[n]]
+    row.lastChild.style.width = `${100 * says[best[n]]}%`
+  })
 }
 
 function drawBlocks(found) {
@@ -159,22 +170,23 @@ function entry(s) {
   return row
 }
 
-let listed = '' // which list is drawn: it is long, and seldom changes
+let listed = '' // of which prompt and block the list has strings, the nearest first; those that do not count are hidden
 function drawStrings(found) {
   // the block that was chosen, or at first the one that says most
   const blocks = found.blocks.map(b => b.block), [most] = likeliest(found.blocks.map(b => b.share), 1)
   if (!blocks.includes(state.block)) state.block = blocks[most]
   const { block, list, n } = found.blocks[blocks.indexOf(state.block)]
   const some = list.filter(s => s.exact !== false).slice(0, contents.listed)
-  const now = [state.prompt.text, state.name, block, some.length].join()
-  $('strings-text').textContent = `Block ${block} finds ${n.toLocaleString('en')}` +
-    (some.length < n ? `; here are the ${some.length} nearest` : '') +
+  const now = [state.prompt.text, state.name, block].join()
+  $('strings-text').textContent = !n ? `Block ${block} finds no string.` :
+    `Block ${block} finds ${n.toLocaleString('en')}${some.length < n ? `; here are the ${some.length} nearest` : ''}` +
     '. Each with its cosine and, marked, what follows it. Choose a cosine to read the whole line.'
   for (const tab of $('tabs').children) tab.setAttribute('aria-pressed', Number(tab.dataset.block) === block)
-  if (now === listed) return
+  const there = $('list')
+  if (now !== listed) there.replaceChildren()
   listed = now
-  $('list').replaceChildren(...some.map(entry))
-  if (!some.length) $('list').append(make('li', {}, make('span'), 'no string passes'))
+  there.append(...some.slice(there.children.length).map(entry))
+  for (const [i, row] of [...there.children].entries()) row.hidden = i >= some.length
 }
 
 function draw() {
@@ -258,10 +270,11 @@ function build() { // what depends on the rule and on the prompt
   $('prompt').replaceChildren(...(contents.kind === 'characters' ? [shown(about.text).replace(/^ | $/g, '␣')] :
     apart(prompt.tokens.map(t => contents.signs[t]))))
   $('search').value = ''
+  const it = contents.kind === 'characters' && about.text.length > contents.length ? `“${shown(about.text.slice(-contents.length))}”` : 'it'
   const often = sum(prompt.own.map(([, n]) => n))
   $('about').textContent = about.distance === null ?
-    (often ? `${contents.about ? 'The text has' : 'The plays have'} it ${often === 1 ? 'once' : `${often} times`}.` :
-      `${contents.about ? 'The text does' : 'The plays do'} not have it.`) :
+    (often ? `${contents.about ? 'The text has' : 'The plays have'} ${it} ${often === 1 ? 'once' : `${often} times`}.` :
+      `${contents.about ? 'The text does' : 'The plays do'} not have ${it}.`) :
     `The default rule is ${about.distance.toFixed(3)} from the model here; ` +
     `${harder} of the ${prepared.length} prompts are harder.`
 }
@@ -286,7 +299,7 @@ function say(message) { $('about').textContent = message }
 function offer() { // of the index, to a prompt that waits for it
   if (!waits) return
   say(!contents.compact ? `No prepared prompt has “${waits}” in it.` :
-    refusal(waits) || `“${waits}” is no prepared prompt. Load the index, and see its strings.`)
+    refusal(waits) || `“${waits.length > 40 ? `…${waits.slice(-40)}` : waits}” is no prepared prompt. Load the index, and see its strings.`)
 }
 
 function explainIndex() { // in the figures that were measured when it was made
@@ -350,11 +363,12 @@ const PRESETS = [
     () => only(fresh(usual(), 'tuned'), 0)],
   ['More similar is not better', 'Raise the threshold of block 0 from .85: few strings are left, and the answer gets worse.',
     () => { const s = only(fresh(usual(), 'tuned'), 0); s.rule.thresholds[0] = .85; return s }],
-  ['A text the model never saw', "The hardest of these prompts. The corpus knows how it goes on, and the model does not.",
-    () => fresh(worst(), 'nearest')],
+  ['A text the model never saw', "The hardest prompt from the last tenth of the text, which was kept from the model's training: " +
+    'the strings know how it goes on, and the model does not.', () => fresh(unseen(), 'nearest')],
 ]
 const usual = () => contents.prompts.find(p => p.text === 'And only l') ?? contents.prompts[0]
-const worst = () => contents.prompts.reduce((w, p) => p.distance > w.distance ? p : w)
+const unseen = () => contents.prompts.slice().sort((a, b) => b.distance - a.distance)
+  .find(p => text.whole.indexOf(p.text) >= contents.training_part) ?? usual()
 function only(s, block) {
   s.rule.weights = s.rule.weights.map((w, b) => b === block ? 1 : 0)
   s.block = block
@@ -403,8 +417,8 @@ function listen() {
   const follow = () => show(fromAddress(location.hash)).then(offer)
   addEventListener('popstate', follow)
   addEventListener('hashchange', () => { if (location.hash !== address()) follow() })
-  addEventListener('resize', redraw)
-  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', redraw)
+  addEventListener('resize', afresh)
+  matchMedia('(prefers-color-scheme: dark)').addEventListener('change', afresh)
 }
 
 async function fetchTheRest() { // so that all prompts can be shown without a network
@@ -428,7 +442,7 @@ function fit() { // into the page around: its height, and its light or dark
   const dress = () => {
     for (const scheme of ['light', 'dark'])
       document.documentElement.classList.toggle(scheme, around.classList.contains(`quarto-${scheme}`))
-    redraw()
+    afresh()
   }
   new MutationObserver(dress).observe(around, { attributeFilter: ['class'] })
   new ResizeObserver(() => { frameElement.style.height = `${document.body.offsetHeight}px` }).observe(document.body)

@@ -26,8 +26,24 @@ export function likeliest(p, n) { // → numbers of the n largest, the largest f
   return best
 }
 
-export function bar(kind, who, value) {
-  const percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
-  return make('div', { class: 'bar', title: `${who}: ${percent}` },
-    make('i', { class: kind, style: `width: ${(80 * value).toFixed(2)}%` }), percent)
+// A parent's n children, made where there are too few: to change what is there is quicker than to make it anew.
+export function children(parent, n, create) {
+  while (parent.children.length > n) parent.lastChild.remove()
+  while (parent.children.length < n) parent.append(create())
+  return [...parent.children]
+}
+
+// Rows of a table, a token each: what it is, and a bar of each kind, { model: [who, probabilities], … }
+export function fill(table, tokens, signs, kinds) {
+  const row = () => make('tr', {}, make('th', { scope: 'row', class: 'char' }), make('td', {},
+    ...Object.keys(kinds).map(kind => make('div', { class: 'bar' }, make('i', { class: kind }), ''))))
+  children(table.tBodies[0], tokens.length, row).forEach(({ firstChild, lastChild }, n) => {
+    firstChild.textContent = signs[tokens[n]]
+    Object.values(kinds).forEach(([who, p], i) => {
+      const value = p[tokens[n]], bar = lastChild.children[i], percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
+      bar.title = `${who}: ${percent}`
+      bar.firstChild.style.width = `${(80 * value).toFixed(2)}%`
+      bar.lastChild.data = percent
+    })
+  })
 }

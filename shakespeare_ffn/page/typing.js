@@ -1,6 +1,6 @@
 // Text of one's own: the model says what comes next, after every key, and writes on if it is asked to.
 import { load } from './model.js'
-import { $, bar, likeliest, make } from './show.js'
+import { $, fill, likeliest } from './show.js'
 
 let contents      // of the page
 let says = null   // a text → { p, note }: what comes next, and what there is to say of the text; a promise, or an error
@@ -57,8 +57,7 @@ async function draw() { // → what comes next; null if there is nothing to say,
   if (asking !== asks) return
   say(said.note)
   const { p } = said
-  $('typed-bars').tBodies[0].replaceChildren(...(p ? likeliest(p, 8) : []).map(i => make('tr', {},
-    make('th', { scope: 'row', class: 'char' }, contents.signs[i]), make('td', {}, bar('model', 'the model', p[i])))))
+  fill($('typed-bars'), p ? likeliest(p, 8) : [], contents.signs, { model: ['the model', p] })
   return p
 }
 
