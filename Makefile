@@ -102,7 +102,10 @@ export OMP_NUM_THREADS=1 && $(BIN)/nbdev_test && \
 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(1)
 endef
 
+# Of an environment that make did not make, nothing is removed.
 define new_venv
+test $(VENV) = .venv -o ! -e $(VENV) -o -e $(VENV)/run.ok || \
+	{ echo '$(VENV) is there already, and make did not make it: remove it, or name a new folder: make VENV=…' >&2; exit 1; }; \
 for python in $(PYTHON) none; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break; \
 done; \

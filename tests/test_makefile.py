@@ -22,10 +22,13 @@ def venv(tmp_path_factory):
     (venv/'run.ok').write_text(f'{ROOT}\n', encoding='utf-8')
     return venv
 
-def make(venv, *args):
+def run_make(venv, *args):
     env = {k: v for k, v in os.environ.items() if not k.startswith(('MAKE', 'MFLAGS', 'PROMPT'))}
-    done = subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True,
+    return subprocess.run(['make', f'VENV={venv}', *args], cwd=ROOT, env=env, capture_output=True, text=True,
                           encoding='utf-8')
+
+def make(venv, *args):
+    done = run_make(venv, *args)
     assert done.returncode == 0, done.stderr
     return done.stdout.rstrip('\n')
 
@@ -37,6 +40,13 @@ def test_default_prompt_and_further_options(venv):
     assert make(venv, 'explain') == ascii(['--', 'And only l'])
     assert make(venv, 'explain', 'ARGS=--top 3 --json',
                 'PROMPT= she may l') == ascii(['--top', '3', '--json', '--', ' she may l'])
+
+def test_an_environment_of_somebody_else_is_left_alone(tmp_path):
+    (tmp_path/'bin').mkdir()
+    (tmp_path/'bin'/'python').symlink_to(sys.executable)
+    done = run_make(tmp_path, f'{tmp_path}/run.ok', 'PYTHON=false')
+    assert done.returncode == 2 and 'make did not make it' in done.stderr
+    assert [*tmp_path.rglob('*')] == [tmp_path/'bin', tmp_path/'bin'/'python']
 
 def install(venv, script):
     "What make says while it installs into an environment whose Python is a shell script"
