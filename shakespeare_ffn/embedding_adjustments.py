@@ -70,7 +70,7 @@ def ablate(model: Transformer,
     "What the model says when a block's output lacks one of its parts at the last position."
     x = acts[f'blocks.{block}.output']
     if alone: x = x[:, -1:]
-    if part:
+    if part is not None:
         # earlier positions keep what the block said
         less = x[:, -1:] - acts[f'blocks.{block}.{part}'][:, -1:]
         x = torch.cat([x[:, :-1], less], dim=1)

@@ -74,7 +74,7 @@ class Dropout(nn.Module):
         return x*keep.view(torch.uint8).to(x.dtype).mul_(256/(256-self.n_zero))
 
 # %% ../nbs/01_model.ipynb #c014
-def causal_weights(q, k): # each (…, time, head_size) → (…, time, time)
+def causal_weights(q, k): # each (…, time, head_size), of the same positions → (…, time, time)
     "Attention weights, summing to one over the positions up to each."
     future = torch.full((q.shape[-2], k.shape[-2]), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
     scores = (q * q.shape[-1]**-.5) @ k.transpose(-2, -1)
