@@ -34,7 +34,8 @@ ARTICLE = {'date': 'last-modified', 'citation': True,
 
 def only_says(source: str) -> bool:
     "Whether a cell ends in a sentence or a table of figures: what it says is of interest, not how."
-    try: *_, last = [x for x in ast.parse(source).body if not isinstance(x, ast.Assert)]
+    def checks(x): return isinstance(x, ast.Assert) or isinstance(x, ast.If) and all(map(checks, x.body))
+    try: *_, last = [x for x in ast.parse(source).body if not checks(x)]
     except (SyntaxError, ValueError): return False # a line for the shell, or nothing
     said = getattr(last, 'value', None) if isinstance(last, ast.Expr) else None
     by = getattr(said.func, 'id', '') if isinstance(said, ast.Call) else ''
@@ -107,14 +108,14 @@ def plain(signature) -> str: # signature: a match
     text = text.replace(':NoneType=', '=').replace(':function=<lambda>', '=…')
     return re.sub(r'\bshakespeare_ffn\.\w+\.', '', text)
 
-def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` makes them
+def described(markdown: str, classes: dict, source: str) -> str: # classes: as `classes_of` makes them
     "A description of a function or class as nbdev makes it, less what says nothing."
     markdown = re.sub(r'\*?Call self as a function\.\*?', '', markdown).removeprefix('---\n\n')
     markdown = re.sub('^```python.*?^```', plain, markdown, flags=re.M | re.S)
     # one word is a parameter or a field, not what nbdev takes it for
     markdown = re.sub(r'\[(`[a-z]+`)\]\((?!#)[^)]*\)', r'\1', markdown)
-    if of := re.search(r'^def (\w+)\(\s*self: ?(\w+)', markdown, re.M): # a method, by the name of its class
-        markdown = re.sub(rf'^(#+) {of[1]}$', rf'\1 {of[2]}.{of[1]}', markdown, flags=re.M)
+    if of := re.search(r'show_doc\((\w+\.)(\w+)\)', source): # a method, by the name of its class
+        markdown = re.sub(rf'^(#+) {of[2]}$', rf'\1 {of[1]}{of[2]}', markdown, flags=re.M)
     markdown = re.sub('^#+ .*', lambda heading: heading[0].replace('_', r'\_'), markdown, flags=re.M)
     for name in re.findall(r'^def (\w+)\(', markdown, re.M):
         if name not in classes: continue
@@ -132,7 +133,7 @@ def narrow(text: str) -> str: # HTML
     "Text as `explain` prints it, of which a narrow screen gives each similar string a line of its own."
     return STRING.sub(r'<span class="string"><span>\1</span><span>\2</span><span>\3</span></span>', text)
 
-def prepare_output(output, root: str, classes: dict):
+def prepare_output(output, root: str, classes: dict, source: str): # source: of its cell
     "Make an output part of the page."
     data = output.get('data', {})
     if STRING.search(printed := output.get('text', '')):
@@ -143,7 +144,7 @@ def prepare_output(output, root: str, classes: dict):
         widget = widget.replace('<table', '<table data-quarto-disable-processing="true"')
         output.data = {'text/markdown': f'```{{=html}}\n{narrow(widget)}\n```'}
     elif markdown := data.get('text/markdown'):
-        markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes)
+        markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes, source)
         data['text/markdown'] = in_pages(markdown, root)
 
 def with_alt(markdown: str) -> str:
@@ -177,7 +178,7 @@ def prepare(path: Path):
         cell.source = in_pages(cell.source.replace(LEAD, '').replace(HEART, heart), root)
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
-            for output in cell.outputs: prepare_output(output, root, classes)
+            for output in cell.outputs: prepare_output(output, root, classes, cell.source)
         elif cell.cell_type == 'markdown': cell.source = with_alt(cell.source)
     nb.cells = merged(nb.cells)
     nbformat.write(nb, path)
