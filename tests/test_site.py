@@ -187,6 +187,8 @@ def test_figures_of_a_table_stay_together(site):
               if o.get('data', {}).get('text/markdown', '').startswith('|')]
     for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
     assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
+    assert any('\n| fitted\xa0on the\xa0other\xa0half |' in table.replace('  ', ' ') for table in tables)
+    assert '4\xa0blocks\xa0of width\xa0128' in (site/'results'/'other_models.md').read_text(encoding='utf-8')
 
 def test_pictures_of_the_text_keep_their_words(site):
     said = prose(nbformat.read(site/'index.ipynb', as_version=4))

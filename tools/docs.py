@@ -3,7 +3,7 @@
 Between nbdev and Quarto each page is made fit to be read. A copy of its leading figure stands at the top.
 Tests and imports are folded and say what they are, links stay within the site, and HTML outputs go in as they
 are: else Quarto fetches scripts for them."""
-import ast, copy, html, os, re, shutil, subprocess, sys
+import ast, copy, html, os, re, shutil, subprocess, sys, textwrap
 from itertools import groupby
 from pathlib import Path
 import nbformat, yaml
@@ -124,8 +124,14 @@ def described(markdown: str, classes: dict, source: str) -> str: # classes: as `
         markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
     return markdown
 
+def in_few_lines(label) -> str: # label: a match, of a row's first cell
+    "What a row is about, without a line for each of its words where the window is narrow."
+    lines = textwrap.wrap(label[0].removeprefix('| '), 16, break_long_words=False, break_on_hyphens=False)
+    return '| ' + ' '.join(line.replace(' ', '\xa0') for line in lines) + ' '
+
 def unbroken(table: str) -> str:
     "A table in which no line ends within mean and deviation, an interval, or a character and its figure."
+    table = re.sub(r'^\| [^|`[]+', in_few_lines, table, flags=re.M)
     table = re.sub(r'(\d%?) (±|to) (?=\d)', '\\1\xa0\\2\xa0', table)
     return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
 
@@ -211,6 +217,8 @@ def docs(argv) -> str:
     data = ROOT/'_play'/'data' # if `make play` has made it
     if data.is_dir(): shutil.copytree(data, PAGES/'play'/'data')
     for path in PAGES.rglob('*.ipynb'): prepare(path)
+    for path in (PAGES/'results').glob('*.md'):
+        path.write_text(unbroken(path.read_text(encoding='utf-8')), encoding='utf-8')
     number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)
     shutil.rmtree(SITE, ignore_errors=True)
