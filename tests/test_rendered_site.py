@@ -1,6 +1,7 @@
 """The site as Quarto renders it. Without Quarto on the PATH these tests are skipped, those in a browser also
 without Chromium or playwright."""
 import functools, gzip, http.server, re, shutil, threading
+import play
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 import nbformat, pytest
@@ -14,14 +15,18 @@ pytestmark = pytest.mark.skipif(not shutil.which('quarto'), reason='there is no 
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    "What `make docs` writes, made in a copy of the project"
-    return build(tmp_path_factory.mktemp('rendered')/'project')/'_docs'
+    "What `make play docs` writes, made in a copy of the project"
+    folder = tmp_path_factory.mktemp('rendered')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(play, 'SITE', folder/'_play')
+        play.play([])
+    return build(folder/'project', folder/'_play'/'data')/'_docs'
 
 @pytest.fixture(scope='module')
 def pages(site) -> dict:
-    "File → its parsed page; the page to play with is tested by itself"
+    "File → its parsed page"
     return {p: BeautifulSoup(p.read_text(encoding='utf-8'), 'html.parser')
-            for p in sorted(site.rglob('*.html')) if p.parent.name != 'play'}
+            for p in sorted(site.rglob('*.html'))}
 
 def local(site, page, target):
     "The file of the site that a page means by an address; None for another host's"
@@ -33,16 +38,16 @@ def local(site, page, target):
     return found/'index.html' if found.is_dir() else found
 
 def test_every_notebook_has_a_page(site, pages):
-    assert len(pages) >= len(list((ROOT/'nbs').rglob('[!.]*.ipynb')))
+    assert len(pages) > len(list((ROOT/'nbs').rglob('[!.]*.ipynb'))) and site/'play'/'index.html' in pages
 
 def test_every_link_and_anchor_leads_somewhere(site, pages):
-    broken = []
+    broken, anchors = [], {page: {x['id'] for x in soup.find_all(id=True)} for page, soup in pages.items()}
     for page, soup in pages.items():
         for a in soup.find_all('a', href=True):
             place, anchor = local(site, page, a['href']), unquote(urlparse(a['href']).fragment)
             if place is None or a['href'].startswith('javascript'): continue
             if not place.exists(): broken.append((page.name, a['href']))
-            elif anchor and place in pages and not pages[place].find(id=anchor):
+            elif anchor and place in pages and anchor not in anchors[place]:
                 broken.append((page.name, a['href']))
     assert broken == []
 
@@ -118,23 +123,40 @@ CUT_OFF = """() => {
   return cut;
 }"""
 
-@pytest.mark.skipif(not CHROMIUM, reason='there is no Chromium')
+# What is printed and scrolls sideways. (Tables and code may.)
+SCROLLS = """() => [...document.querySelectorAll('main .cell-output pre')]
+  .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 40))"""
+
+@pytest.fixture(scope='module')
+def browser():
+    if not CHROMIUM: pytest.skip('there is no Chromium')
+    playwright = pytest.importorskip('playwright.sync_api')
+    with playwright.sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser: yield browser
+
+@pytest.mark.parametrize('width, height', [(390, 844), (1280, 800)])
+@pytest.mark.parametrize('page', ['index.html', 'blog/beyond_self_attention.html'])
+def test_claim_and_picture_are_on_the_first_screen(browser, address, page, width, height):
+    view = browser.new_page(viewport=dict(width=width, height=height))
+    view.goto(f'{address}/{page}')
+    claim, picture = (view.locator(x).first.bounding_box() for x in ('main > p', 'main img'))
+    assert claim['y'] < picture['y'] and picture['y'] + picture['height'] < height
+    view.close()
+
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width', [390, 1280])
-def test_in_a_browser(site, pages, address, width, scheme):
+def test_in_a_browser(browser, site, pages, address, width, scheme):
     "No page is wider than the window, cuts off what it shows, complains, or asks another host for anything"
-    playwright = pytest.importorskip('playwright.sync_api')
     complaints = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
-        view = browser.new_page(viewport=dict(width=width, height=800), color_scheme=scheme)
-        view.on('console', lambda m: m.type == 'error' and complaints.append((view.url, m.text)))
-        view.on('request',
-                lambda r: r.url.startswith((address, 'data:')) or complaints.append((view.url, r.url)))
-        for page in pages:
-            view.goto(f'{address}/{page.relative_to(site).as_posix()}')
-            wide = view.evaluate('document.documentElement.scrollWidth')
-            if wide > width: complaints.append((page.name, f'{wide} pixels wide'))
-            complaints += [(page.name, 'cut off', what) for what in view.evaluate(CUT_OFF)]
-        browser.close()
+    view = browser.new_page(viewport=dict(width=width, height=800), color_scheme=scheme)
+    view.on('console', lambda m: m.type == 'error' and complaints.append((view.url, m.text)))
+    view.on('request', lambda r: r.url.startswith((address, 'data:')) or complaints.append((view.url, r.url)))
+    for page in pages:
+        view.goto(f'{address}/{page.relative_to(site).as_posix()}')
+        if page.parent.name == 'play': view.wait_for_selector('#main:not([aria-busy])')
+        wide = view.evaluate('document.documentElement.scrollWidth')
+        if wide > width: complaints.append((page.name, f'{wide} pixels wide'))
+        complaints += [(page.name, 'cut off', what) for what in view.evaluate(CUT_OFF)]
+        if width < 600: complaints += [(page.name, 'scrolls', what) for what in view.evaluate(SCROLLS)]
+    view.close()
     assert complaints == []

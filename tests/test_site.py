@@ -16,11 +16,11 @@ from docs import docs
 docs([])
 """
 
-def build(copy: Path, *first, play=False) -> Path: # first: folders that stand first on the PATH
-    "Make a copy of the project, and its site there, as if there were data to play with or not; the copy"
+def build(copy: Path, data: Path, *first) -> Path: # first: folders that stand first on the PATH
+    "Make a copy of the project, and its site there with some data to play with; the copy"
     left_out = '.git', '.venv', '.hypothesis', '*.egg-info', '_proc', '_docs', '_play', '__pycache__'
     shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*left_out))
-    if play: (copy/'_play'/'data').mkdir(parents=True)
+    shutil.copytree(data, copy/'_play'/'data')
     env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
     env['PATH'] = os.pathsep.join([*map(str, first), env['PATH']])
     process = python(MAKE, copy, env=env)
@@ -36,7 +36,8 @@ def site(tmp_path_factory):
     quarto.parent.mkdir()
     quarto.write_text('#!/bin/sh\nmkdir -p _docs\n', encoding='utf-8')
     quarto.chmod(0o755)
-    return build(folder/'project', quarto.parent, play=True)/'_proc'
+    (folder/'data').mkdir()
+    return build(folder/'project', folder/'data', quarto.parent)/'_proc'
 
 def test_without_quarto_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setenv('PATH', '')
@@ -101,6 +102,9 @@ def test_sidebar_names_every_page(site):
     assert {page for page in pages if page.startswith('results/')} == measured
     assert all((site/page).is_file() for page in pages)
 
+# A cell's last line but for assertions: it prints a sentence, or says it.
+SENTENCE = re.compile(r'^(print\(f[\'"]|f[\'"]|Table\().*\s*(^.*assert.*\s*)*\Z', re.M)
+
 def test_pages_hide_what_a_reader_does_not_come_for(site):
     for path in site.rglob('*.ipynb'):
         for cell in nbformat.read(path, as_version=4).cells:
@@ -108,6 +112,8 @@ def test_pages_hide_what_a_reader_does_not_come_for(site):
             assert cell.source.count('code-fold:') <= 1 and cell.source.count('code-summary:') <= 1
             hidden = 'code-fold: true' in cell.source or 'echo: false' in cell.source
             assert hidden or not TEST.search(cell.source)
+            assert hidden or not SENTENCE.search(cell.source)
+            assert 'echo: false' in cell.source or 'print(stamp()' not in cell.source
             for output in cell.outputs:
                 assert 'text/html' not in output.get('data', {}) # for which Quarto fetches scripts
                 assert 'Call self' not in output.get('data', {}).get('text/markdown', '')
@@ -146,6 +152,27 @@ def test_a_named_tuple_shows_its_fields(site):
     [nearest] = [text for text in texts if 'class Nearest(' in text]
     assert '    rows: torch.Tensor, # (n_queries, k) int64\n    cosines: torch.Tensor, # ' in nearest
 
+def test_a_method_is_named_with_its_class(site):
+    "also one that is patched into it"
+    headings = {heading for path in site.glob('[0-9]*.ipynb')
+                for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])
+                for heading in re.findall(r'^#+ (.*)', o.get('data', {}).get('text/markdown', ''), re.M)}
+    assert r'LastPosition.\_\_call\_\_' in headings
+    assert [h for h in headings if h.startswith(r'\_\_')] == []
+
+def test_a_field_is_not_taken_for_a_function(site):
+    cells = nbformat.read(site/'17_what_it_depends_on.ipynb', as_version=4).cells
+    said = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
+    [examine] = [text for text in said if 'def examine(' in text]
+    assert '`matches` (n_layer, n)' in examine
+
+def test_a_similar_string_has_a_line_of_its_own(site):
+    "where `explain` prints one, and in its widget: a phone shows it whole"
+    said = [o.get('data', {}).get('text/markdown', '') for name in ('index', '08_explain')
+            for c in nbformat.read(site/f'{name}.ipynb', as_version=4).cells for o in c.get('outputs', [])]
+    assert sum('<span class="string">' in text for text in said) >= 6
+    assert all(len(x) < 60 for text in said for x in re.findall(r'<span>([^<]*›[^<]*)<', text))
+
 def test_signatures_say_no_type_that_says_nothing(site):
     "nbdev takes a default's own type for one; where modules stand is of no use to a reader"
     for path in site.glob('[0-9]*.ipynb'):
@@ -163,6 +190,8 @@ def test_figures_of_a_table_stay_together(site):
     tables = [text for text in texts if text.startswith('|')]
     for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
     assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
+    assert any('\n| fitted\xa0on the\xa0other\xa0half |' in table.replace('  ', ' ') for table in tables)
+    assert '4\xa0blocks\xa0of width\xa0128' in (site/'results'/'other_models.md').read_text(encoding='utf-8')
 
 def test_pictures_of_the_text_keep_their_words(site):
     text = prose(nbformat.read(site/'index.ipynb', as_version=4))

@@ -3,7 +3,7 @@
 Between nbdev and Quarto each page is made fit to be read. A copy of its leading figure stands at the top.
 Tests and imports are folded and say what they are, links stay within the site, and HTML outputs go in as they
 are: else Quarto fetches scripts for them."""
-import copy, os, re, shutil, subprocess, sys
+import ast, copy, html, os, re, shutil, subprocess, sys, textwrap
 from itertools import groupby
 from pathlib import Path
 import nbformat, yaml
@@ -17,6 +17,9 @@ SITE = ROOT/'_docs'
 TEST = re.compile(r'^\s*((for|with|except)\b.*: )?(test_\w+\(|assert\b|with expect_fail)', re.M)
 COLAB = re.compile(r'\n*\[Run this page in Colab\]\(([^)]*)\)[^\n]*')
 LEAD = '#| lead: true\n'
+STAMP = 'print(stamp(), took()'
+# A similar string as `explain` prints it: cosine and weight, the string in its line, and which line that is.
+STRING = re.compile(r'^( +\d\.\d{3} +[\d.]+%)(  .*‹.*›.*?)(  +line \d.*\n?)', re.M)
 # Where the page to play with is shown within the article, if its data is there.
 HEART = '<div id="heart"></div>'
 PLAY = """```{=html}
@@ -29,16 +32,28 @@ ARTICLE = {'date': 'last-modified', 'citation': True,
            'grid': {'body-width': '720px', 'margin-width': '300px'},
            'include-in-header': {'text': '<meta name="page-kind" content="article">'}}
 
+def only_says(source: str) -> bool:
+    "Whether a cell ends in a sentence or a table of figures: what it says is of interest, not how."
+    def checks(x): return isinstance(x, ast.Assert) or isinstance(x, ast.If) and all(map(checks, x.body))
+    try: *_, last = [x for x in ast.parse(source).body if not checks(x)]
+    except (SyntaxError, ValueError): return False # a line for the shell, or nothing
+    said = getattr(last, 'value', None) if isinstance(last, ast.Expr) else None
+    by = getattr(said.func, 'id', '') if isinstance(said, ast.Call) else ''
+    formatted = said is not None and any(isinstance(x, ast.JoinedStr) for x in ast.walk(said))
+    return by in ('Table', 'by_block') or formatted and (by == 'print' or isinstance(said, ast.JoinedStr))
+
 def summary(source: str) -> str: # '' for a cell that stays open, or has said it
     "What a folded cell says of itself."
     if 'echo: false' in source: return ''
     code = [line for line in source.splitlines() if line.strip() and not line.startswith('#')]
     if code and all(re.match(r'(from|import) |[\s)]', line) for line in code): return 'Imports'
     if 'code-summary' in source: return ''
-    return 'The test' if TEST.search(source) else ''
+    if TEST.search(source): return 'The test'
+    return 'How this is computed' if only_says(source) else ''
 
 def folded(source: str) -> str:
-    "A cell's source; that of modules, of tests and imports is folded."
+    "A cell's source; that of modules, of tests, imports and sentences is folded. A stamp needs none."
+    if source.startswith(STAMP): return f'#| echo: false\n{source}'
     if words := summary(source):
         source = re.sub(r'^#\| code-(fold|summary):.*\n', '', source, flags=re.M)
         return f'#| code-fold: true\n#| code-summary: "{words}"\n{source}'
@@ -93,10 +108,14 @@ def plain(signature) -> str: # signature: a match
     text = text.replace(':NoneType=', '=').replace(':function=<lambda>', '=…')
     return re.sub(r'\bshakespeare_ffn\.\w+\.', '', text)
 
-def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` makes them
+def described(markdown: str, classes: dict, source: str) -> str: # classes: as `classes_of` makes them
     "A description of a function or class as nbdev makes it, less what says nothing."
     markdown = re.sub(r'\*?Call self as a function\.\*?', '', markdown).removeprefix('---\n\n')
     markdown = re.sub('^```python.*?^```', plain, markdown, flags=re.M | re.S)
+    # one word is a parameter or a field, not what nbdev takes it for
+    markdown = re.sub(r'\[(`[a-z]+`)\]\((?!#)[^)]*\)', r'\1', markdown)
+    if of := re.search(r'show_doc\((\w+\.)(\w+)\)', source): # a method, by the name of its class
+        markdown = re.sub(rf'^(#+) {of[2]}$', rf'\1 {of[1]}{of[2]}', markdown, flags=re.M)
     markdown = re.sub('^#+ .*', lambda heading: heading[0].replace('_', r'\_'), markdown, flags=re.M)
     for name in re.findall(r'^def (\w+)\(', markdown, re.M):
         if name not in classes: continue
@@ -105,19 +124,33 @@ def described(markdown: str, classes: dict) -> str: # classes: as `classes_of` m
         markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
     return markdown
 
+def in_few_lines(label) -> str: # label: a match, of a row's first cell
+    "What a row is about, without a line for each of its words where the window is narrow."
+    lines = textwrap.wrap(label[0].removeprefix('| '), 16, break_long_words=False, break_on_hyphens=False)
+    return '| ' + ' '.join(line.replace(' ', '\xa0') for line in lines) + ' '
+
 def unbroken(table: str) -> str:
     "A table in which no line ends within mean and deviation, an interval, or a character and its figure."
+    table = re.sub(r'^\| [^|`[]+', in_few_lines, table, flags=re.M)
     table = re.sub(r'(\d%?) (±|to) (?=\d)', '\\1\xa0\\2\xa0', table)
     return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
 
-def prepare_output(output, root: str, classes: dict):
+def narrow(text: str) -> str: # HTML
+    "Text as `explain` prints it, of which a narrow screen gives each similar string a line of its own."
+    return STRING.sub(r'<span class="string"><span>\1</span><span>\2</span><span>\3</span></span>', text)
+
+def prepare_output(output, root: str, classes: dict, source: str): # source: of its cell
     "Make an output part of the page."
     data = output.get('data', {})
-    if html := data.get('text/html'):
-        html = html.replace('<table', '<table data-quarto-disable-processing="true"') # it has its own widths
-        output.data = {'text/markdown': f'```{{=html}}\n{html}\n```'}
+    if STRING.search(printed := output.get('text', '')):
+        shown = f'<pre><code>{narrow(html.escape(printed))}</code></pre>'
+        output.update(nbformat.v4.new_output('display_data', {'text/markdown': shown}))
+    elif widget := data.get('text/html'):
+        # its tables have their own widths
+        widget = widget.replace('<table', '<table data-quarto-disable-processing="true"')
+        output.data = {'text/markdown': f'```{{=html}}\n{narrow(widget)}\n```'}
     elif markdown := data.get('text/markdown'):
-        markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes)
+        markdown = unbroken(markdown) if markdown.startswith('|') else described(markdown, classes, source)
         data['text/markdown'] = in_pages(markdown, root)
 
 def with_alt(markdown: str) -> str:
@@ -151,7 +184,7 @@ def prepare(path: Path):
         cell.source = in_pages(cell.source.replace(LEAD, '').replace(HEART, heart), root)
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
-            for output in cell.outputs: prepare_output(output, root, classes)
+            for output in cell.outputs: prepare_output(output, root, classes, cell.source)
         elif cell.cell_type == 'markdown': cell.source = with_alt(cell.source)
     nb.cells = merged(nb.cells)
     nbformat.write(nb, path)
@@ -184,6 +217,8 @@ def docs(argv) -> str:
     data = ROOT/'_play'/'data' # if `make play` has made it
     if data.is_dir(): shutil.copytree(data, PAGES/'play'/'data')
     for path in PAGES.rglob('*.ipynb'): prepare(path)
+    for path in (PAGES/'results').glob('*.md'):
+        path.write_text(unbroken(path.read_text(encoding='utf-8')), encoding='utf-8')
     number_chapters(PAGES/'sidebar.yml')
     run('quarto', 'render', '--no-cache', cwd=PAGES)
     shutil.rmtree(SITE, ignore_errors=True)
