@@ -104,7 +104,7 @@ endef
 
 # Of an environment that make did not make, nothing is removed.
 define new_venv
-test $(VENV) = .venv -o ! -e $(VENV) -o -e $(VENV)/run.ok || \
+test ! -e $(VENV) -o -e $(VENV)/by-make -o -e $(VENV)/run.ok || \
 	{ echo '$(VENV) is there already, and make did not make it: remove it, or name a new folder: make VENV=…' >&2; exit 1; }; \
 for python in $(PYTHON) none; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && break; \
@@ -112,7 +112,7 @@ done; \
 test "$$python" != none || \
 	{ echo 'Python 3.10 or newer is needed. Install it, or say where it is: make PYTHON=/path/to/python3' >&2; exit 1; }; \
 echo "Making $(VENV) with $$($$python --version) …"; \
-"$$python" -m venv --clear $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV); \
+"$$python" -m venv --clear $(VENV) >/dev/null 2>&1 && touch $(VENV)/by-make || { rm -rf $(VENV); \
 	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 

@@ -80,6 +80,8 @@ def ending_ranges(tokens: torch.Tensor, # (n_keys, length) of an index, which is
                   n_last: int,
                  ) -> tuple:            # (n,) (n,) first row and the row behind the last
     "Where the strings stand that share their last characters with some of them."
-    code = torch.zeros(len(tokens), dtype=torch.long)
-    for column in tokens.long().flip(1)[:, :n_last].unbind(1): code = 256*code + column
+    # the last characters as one number
+    code, base = torch.zeros(len(tokens), dtype=torch.long), int(tokens.max()) + 1
+    if base**n_last >= 2**63: raise ValueError(f'{n_last} of {base} tokens are too many for one number')
+    for column in tokens.long().flip(1)[:, :n_last].unbind(1): code = base*code + column
     return torch.searchsorted(code, code[rows]), torch.searchsorted(code, code[rows], right=True)

@@ -79,7 +79,9 @@ def _products(queries, keys) -> torch.Tensor: # (n_queries, n_keys) float32
 
 def _multiplied(queries, keys, thresholds, n=2**30) -> Pairs: # n: products at a time
     "On an accelerator, of all products of some queries."
-    q_norms, k_norms, found = norms(queries), norms(keys), []
+    q_norms, k_norms = norms(queries), norms(keys)
+    none = torch.empty(0, dtype=torch.int32, device=keys.device)
+    found = [(none, none, none.float())]
     at_once = max(1, n//len(keys))
     for i in range(0, len(queries), at_once):
         some = slice(i, i+at_once)
@@ -96,27 +98,35 @@ def pairs_above(queries, keys,
                 progress=lambda n: None) -> Pairs:
     "All pairs whose float32 cosine exceeds the query's threshold."
     if keys.is_cpu: found = _sieved(queries, keys, thresholds, progress)
-    else: found = _multiplied(queries, keys, thresholds)
+    else:
+        found = _multiplied(queries, keys, thresholds)
+        progress(len(keys))
     if exclude is None: return found
     others = exclude.int().to(keys.device)[found.q] != found.k
     return Pairs(*(x[others] for x in found))
 
 
 # %% ../nbs/07c_nearest_strings.ipynb #c014
+def _kth_of_each(found: Pairs, begin, k: int) -> torch.Tensor: # begin: (n_queries+1,) of each one's pairs
+    "On the processor, query by query."
+    too_few, each = torch.tensor(-torch.inf), found.cosines.split(begin.diff().tolist())
+    return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in each])
+
+def _kth_sorted(found: Pairs, begin, k: int) -> torch.Tensor: # as above
+    "On an accelerator: all are sorted at once, within their queries."
+    order = found.cosines.argsort(descending=True)
+    order = order[found.q[order].argsort(stable=True)]
+    # a query that has too few may point behind the last
+    sorted_ones = F.pad(found.cosines[order], (0, k), value=-torch.inf)
+    return sorted_ones[begin[:-1] + k-1].where(begin.diff() >= k, -torch.inf)
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #c014b
 def kth_cosines(found: Pairs, n_queries: int, k: int) -> torch.Tensor: # (n_queries,)
     "The k-th largest cosine of each query, minus infinity where there are fewer."
-    q, _, cosines = found
+    q = found.q
     begin = torch.searchsorted(q, torch.arange(n_queries+1, dtype=q.dtype, device=q.device))
-    n = begin.diff()
-    if q.is_cpu: # one piece for each query
-        too_few = torch.tensor(-torch.inf)
-        return torch.stack([c.topk(k)[0][-1] if len(c) >= k else too_few for c in cosines.split(n.tolist())])
-    # on an accelerator all are sorted at once, within their queries
-    order = cosines.argsort(descending=True)
-    order = order[q[order].argsort(stable=True)]
-    at = (begin[:-1] + k-1).clamp(max=max(len(order)-1, 0))
-    return cosines[order[at]].where(n >= k, -torch.inf)
-
+    return (_kth_of_each if q.is_cpu else _kth_sorted)(found, begin, k)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c017
 class Nearest(NamedTuple):

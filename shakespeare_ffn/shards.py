@@ -486,6 +486,7 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
     """As `threshold_attention`, by all processes; the values are those that the shards have themselves.
 
     Are those that are given of a large vocabulary's counted tokens alone, so are these."""
+    told = None if values.width == len(self.model.tokenizer) else self.counted_tokens()
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
     total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
     n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)
@@ -494,8 +495,7 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
             bar.update(n)
             check()
         for shard in self.shards:
-            same = values.width == shard.values.width
-            theirs = shard.values if same else shard.values.of_columns(self.counted_tokens())
+            theirs = shard.values if told is None else shard.values.of_columns(told)
             own = None if exclude is None else torch.as_tensor(exclude) - shard.begin
             found = threshold_attention(queries, shard.keys, theirs, thresholds, own, step)
             total += _in_one(*found)
@@ -520,17 +520,22 @@ def next_counts(self: ShardedIndex) -> SparseCounts:
     return _no_counts(len(self.model.tokenizer))
 
 # %% ../nbs/06a_shards.ipynb #s058c
+def _told_apart(tokens: torch.Tensor, # that follow a string, ascending
+                n: int,               # tokens in all
+               ) -> torch.Tensor:     # all, if but one is missing: then counts of these are wider than of all
+    return tokens if len(tokens) < n-1 else torch.arange(n)
+
 @patch
 def counted_tokens(self: KeyIndex) -> torch.Tensor: # ascending
     "Tokens that follow a string; None where there are so few tokens that all are told apart."
     values = self.next_counts()
-    if values.width > LARGE: return values.column.unique()
+    if values.width > LARGE: return _told_apart(values.column.unique(), values.width)
 
 @patch
 def counted_tokens(self: ShardedIndex) -> torch.Tensor: # as above
     "Tokens that follow a string, found in the text."
-    if len(self.model.tokenizer) > LARGE:
-        return torch.from_numpy(np.unique(self.corpus.tokens[self.identity['length']:])).long()
+    n, follow = len(self.model.tokenizer), self.corpus.tokens[self.identity['length']:]
+    if n > LARGE: return _told_apart(torch.from_numpy(np.unique(follow)).long(), n)
 
 # %% ../nbs/06a_shards.ipynb #s061
 def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_queries, n); k: None for all

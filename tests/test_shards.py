@@ -7,7 +7,7 @@ from shakespeare_ffn import shards
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
-from shakespeare_ffn.data import load_corpus, prompt_ids
+from shakespeare_ffn.data import CharTokenizer, Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.explain import explain, main, _run_explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
@@ -334,6 +334,19 @@ def test_a_large_vocabulary_is_tuned_in_shards(built, single, piece, model, monk
     assert len(told) and torch.equal(told, single.counted_tokens())
     for large in tuned(index, cache), tuned(single, str(single.path.parents[1])):
         assert close(small, large)
+
+def test_one_token_that_follows_nothing(new_cache, piece, monkeypatch):
+    "What is counted of all others is as wide as what is counted of all tokens, and is not taken for it."
+    text = Corpus('#' + piece.text[:2000], CharTokenizer(''.join(sorted({'#', *piece.text[:2000]}))), '1'*64)
+    torch.manual_seed(0)
+    small = Transformer(Config(len(text.tokenizer), n_layer=2, n_embed=32, n_head=2))
+    small.tokenizer = text.tokenizer
+    monkeypatch.setattr(shards, 'LARGE', 10)
+    build_shards(text, small, size=SIZE, quiet=True)
+    index, single = open_shards(text, small), corpus_index(text, small, quiet=True)
+    assert len(index.counted_tokens()) == len(text.tokenizer)
+    found = [asdict(calibrate(text, small, i, n=50, progress=False)) for i in (index, single)]
+    assert close(*json.loads(json.dumps(found)))
 
 def test_a_missing_shard_is_said_by_the_command(built, files, capsys, piece, model):
     shutil.rmtree(sorted(built.glob('*-of-*/'))[0])

@@ -75,7 +75,7 @@ def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
     assert found.cosines.dtype == torch.float32 and off <= error_bound(keys.shape[1])
     left_out = torch.tensor(exclude or [-1]*len(queries))
     def multiplied(*args): return nearest_strings._multiplied(*args[:3], n=2*len(keys)) # as on a GPU
-    with mock.patch.object(nearest_strings, '_sieved', multiplied):
+    with mock.patch.multiple(nearest_strings, _sieved=multiplied, _kth_of_each=nearest_strings._kth_sorted):
         at_once = nearest_keys(queries, keys, n, left_out)
     assert torch.equal(at_once.rows.sort(1).values, found.rows.sort(1).values)
 
