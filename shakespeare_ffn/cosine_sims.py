@@ -768,7 +768,9 @@ def count_levels(found, queries, keys, values: Values, # found: batches
     counts = torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
     for q, k, level in matches(found, queries, keys, thresholds):
         values.counts.add_to(counts, (level-1)*len(queries) + q, k)
-    return counts.flip(0).cumsum(0).flip(0)
+    # what passes a threshold has passed all below it
+    for i in reversed(range(len(counts)-1)): counts[i] += counts[i+1]
+    return counts
 
 # %% ../nbs/05_cosine_sims.ipynb #c079
 def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_thresholds) float64
@@ -834,6 +836,11 @@ def block_counts(queries, keys, values: Values,
     counts = counts[order.argsort()]
     return counts[..., :-1], counts[..., -1]
 
+# %% ../nbs/05_cosine_sims.ipynb #rm1
+def _room_for_counts(thresholds, queries, values: Values) -> tuple: # counts, n_matches
+    n_matches = torch.empty(*thresholds.shape, queries.shape[1], dtype=torch.long)
+    return n_matches.new_empty(*n_matches.shape, values.counts.width-1), n_matches
+
 # %% ../nbs/05_cosine_sims.ipynb #c084
 @torch.no_grad()
 @torch.autocast('cpu', enabled=False)
@@ -853,11 +860,11 @@ def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
     if exclude is not None: exclude = torch.as_tensor(exclude).cpu()
     values = Values(_check_sizes(queries, keys, values, exclude))
     device, n_keys = device or best_device(queries, keys), keys.shape[0]*keys.shape[1]
+    counts, n_matches = _room_for_counts(thresholds, queries, values)
     with tqdm(total=n_keys, unit='keys', unit_scale=True, disable=progress is not True) as bar:
         step = progress if callable(progress) else bar.update
-        blocks = [block_counts(q, k, values, t, exclude, device, step, **kwargs)
-                  for q, k, t in zip(queries, keys, thresholds)]
-    counts, n_matches = (torch.stack(x) for x in zip(*blocks))
+        for b, (q, k, t) in enumerate(zip(queries, keys, thresholds)):
+            counts[b], n_matches[b] = block_counts(q, k, values, t, exclude, device, step, **kwargs)
     return (counts, n_matches) if several else (counts[:, 0], n_matches[:, 0])
 
 # %% ../nbs/05_cosine_sims.ipynb #c108
