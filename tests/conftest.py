@@ -62,3 +62,13 @@ def start():
         return processes[-1]
     yield go
     for p in processes: p.kill()
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+
+@pytest.fixture(scope='module')
+def browser():
+    "Chromium; without it or playwright the test is skipped."
+    if not CHROMIUM: pytest.skip('there is no Chromium')
+    playwright = pytest.importorskip('playwright.sync_api')
+    with playwright.sync_playwright() as p:
+        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser: yield browser

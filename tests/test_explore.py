@@ -21,7 +21,6 @@ from shakespeare_ffn.text_analysis import hellinger
 
 ROOT = Path(__file__).resolve().parents[1]
 NODE = shutil.which('node')
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 
 @pytest.fixture(scope='module')
 def tool():
@@ -223,13 +222,6 @@ def address(site):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/index.html'
     server.shutdown()
-
-@pytest.fixture(scope='module')
-def browser():
-    if not CHROMIUM: pytest.skip('there is no Chromium')
-    playwright = pytest.importorskip('playwright.sync_api')
-    with playwright.sync_playwright() as p:
-        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser: yield browser
 
 @pytest.fixture
 def view(browser, address):

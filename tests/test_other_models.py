@@ -495,19 +495,15 @@ def test_a_folder_in_the_page(tmp_path, new_cache, odd_text, tokenizer_file, kin
     contents, found = check_page(tmp_path, folder, odd_text, prompts)
     assert found[0]['tokens'][-4:] == ['␣', '<0xE4>', '<0xBD>', '<0xA0>'] and contents['chars'] is None
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-
 @pytest.fixture
-def page():
+def page(browser):
     "A page of a browser, and the addresses that it asks for; at the end it must not have complained."
-    if not CHROMIUM: pytest.skip('there is no Chromium')
-    playwright, complaints, requests = pytest.importorskip('playwright.sync_api'), [], []
-    with playwright.sync_playwright() as p:
-        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser:
-            page = browser.new_page(viewport=dict(width=390, height=844))
-            page.on('pageerror', lambda e: complaints.append(str(e)))
-            page.on('request', lambda r: requests.append(r.url))
-            yield page, requests
+    complaints, requests = [], []
+    page = browser.new_page(viewport=dict(width=390, height=844))
+    page.on('pageerror', lambda e: complaints.append(str(e)))
+    page.on('request', lambda r: requests.append(r.url))
+    yield page, requests
+    page.close()
     assert complaints == []
 
 def serve(app) -> str: # its address

@@ -10,7 +10,6 @@ from nbdev.config import get_config
 from test_site import build, prose, words
 
 ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 pytestmark = pytest.mark.skipif(not shutil.which('quarto'), reason='there is no Quarto on the PATH')
 
 @pytest.fixture(scope='module')
@@ -126,13 +125,6 @@ CUT_OFF = """() => {
 # What is printed and scrolls sideways. (Tables and code may.)
 SCROLLS = """() => [...document.querySelectorAll('main .cell-output pre')]
   .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 40))"""
-
-@pytest.fixture(scope='module')
-def browser():
-    if not CHROMIUM: pytest.skip('there is no Chromium')
-    playwright = pytest.importorskip('playwright.sync_api')
-    with playwright.sync_playwright() as p:
-        with p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox']) as browser: yield browser
 
 @pytest.mark.parametrize('width, height', [(390, 844), (1280, 800)])
 @pytest.mark.parametrize('page', ['index.html', 'blog/beyond_self_attention.html'])
