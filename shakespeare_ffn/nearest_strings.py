@@ -507,12 +507,13 @@ def enough(self: _Tuning, k: int, distance: float, v: Vote) -> int:
 # %% ../nbs/07c_nearest_strings.ipynb #k008
 def _tuning(corpus, model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
     "The last strings of the order in which the article's prompts are the first."
-    strings, told = index.strings, index.counted_tokens()
-    values, unigram = condense(index.next_counts(), told, unigram_distribution(corpus))
+    strings, everything = index.strings, index.next_counts()
+    told = index.counted_tokens(everything)
+    values, unigram = condense(everything, told, unigram_distribution(corpus))
     ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*values.width) + 1):]
     tokens = strings.tokens(ids)
     own = torch.as_tensor(index.rows_of(tokens)).long()
-    _, probs = condense(index.next_counts(), told, next_char_probs(model, tokens).cpu())
+    _, probs = condense(everything, told, next_char_probs(model, tokens).cpu())
     return _Tuning(index, index.queries(tokens), own, values, probs, unigram, betas, told)
 
 # %% ../nbs/07c_nearest_strings.ipynb #k012

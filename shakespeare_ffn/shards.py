@@ -485,8 +485,9 @@ def _in_one(counts, n_matches): # (…, width), (…) → (…, width+1)
 def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> tuple:
     """As `threshold_attention`, by all processes; the values are those that the shards have themselves.
 
-    Are those that are given of a large vocabulary's counted tokens alone, so are these."""
-    told = None if values.width == len(self.model.tokenizer) else self.counted_tokens()
+    If what is given has columns of `counted_tokens` alone, so has what is counted."""
+    everything = self.next_counts()
+    told = None if values.width == everything.width else self.counted_tokens(everything)
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
     total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
     n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)
@@ -522,20 +523,22 @@ def next_counts(self: ShardedIndex) -> SparseCounts:
 # %% ../nbs/06a_shards.ipynb #s058c
 def _told_apart(tokens: torch.Tensor, # that follow a string, ascending
                 n: int,               # tokens in all
-               ) -> torch.Tensor:     # all, if but one is missing: then counts of these are wider than of all
+               ) -> torch.Tensor:     # all if one at most is missing, so that widths differ: see `of_columns`
     return tokens if len(tokens) < n-1 else torch.arange(n)
 
 @patch
-def counted_tokens(self: KeyIndex) -> torch.Tensor: # ascending
+def counted_tokens(self: KeyIndex,
+                   values: SparseCounts, # of `next_counts`
+                  ) -> torch.Tensor:     # ascending
     "Tokens that follow a string; None where there are so few tokens that all are told apart."
-    values = self.next_counts()
     if values.width > LARGE: return _told_apart(values.column.unique(), values.width)
 
 @patch
-def counted_tokens(self: ShardedIndex) -> torch.Tensor: # as above
+def counted_tokens(self: ShardedIndex, values: SparseCounts) -> torch.Tensor: # as above
     "Tokens that follow a string, found in the text."
-    n, follow = len(self.model.tokenizer), self.corpus.tokens[self.identity['length']:]
-    if n > LARGE: return _told_apart(torch.from_numpy(np.unique(follow)).long(), n)
+    if values.width > LARGE:
+        follow = np.unique(self.corpus.tokens[self.identity['length']:])
+        return _told_apart(torch.from_numpy(follow).long(), values.width)
 
 # %% ../nbs/06a_shards.ipynb #s061
 def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_queries, n); k: None for all

@@ -363,7 +363,7 @@ def calibrate(corpus: Corpus,
     "Find thresholds and weights for a model, and keep them in the user's cache."
     index = index or corpus_index(corpus, model)
     strings, n_layer = index.strings, model.n_layer
-    all_values, tokens = index.next_counts(), index.counted_tokens()
+    tokens = index.counted_tokens(all_values := index.next_counts())
     values, unigram = condense(all_values, tokens, unigram_distribution(corpus))
     n, best = min(n, 2**28 // (13*n_layer*values.width) + 1), float64([[.775]]*n_layer)
     # coarse on a fifth of the strings, then fine on all

@@ -327,11 +327,11 @@ def test_a_large_vocabulary_is_tuned_in_shards(built, single, piece, model, monk
         found = (calibrate(piece, model, index, n=100, progress=False),
                  calibrate_nearest(piece, model, index, n=20, k=40, betas=(8, 16), progress=False))
         return [json.loads(json.dumps(asdict(x))) for x in found]
-    assert index.counted_tokens() is None
+    assert index.counted_tokens(index.next_counts()) is None
     small = tuned(single, str(single.path.parents[1]))
     monkeypatch.setattr(shards, 'LARGE', 10)
-    told = index.counted_tokens()
-    assert len(told) and torch.equal(told, single.counted_tokens())
+    told = index.counted_tokens(index.next_counts())
+    assert len(told) and torch.equal(told, single.counted_tokens(single.next_counts()))
     for large in tuned(index, cache), tuned(single, str(single.path.parents[1])):
         assert close(small, large)
 
@@ -344,7 +344,7 @@ def test_one_token_that_follows_nothing(new_cache, piece, monkeypatch):
     monkeypatch.setattr(shards, 'LARGE', 10)
     build_shards(text, small, size=SIZE, quiet=True)
     index, single = open_shards(text, small), corpus_index(text, small, quiet=True)
-    assert len(index.counted_tokens()) == len(text.tokenizer)
+    assert len(index.counted_tokens(index.next_counts())) == len(text.tokenizer)
     found = [asdict(calibrate(text, small, i, n=50, progress=False)) for i in (index, single)]
     assert close(*json.loads(json.dumps(found)))
 
