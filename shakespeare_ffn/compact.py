@@ -185,7 +185,7 @@ def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1
     exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
     values = index.next_counts()
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
-    says, expected = (rule.parts(vote(x, values, v.beta)[None])[0][0] for x in (found, exact))
+    says, expected = (rule.parts(vote(x, values, v.beta)[None]).says[0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)
     pairs = (says, expected), (says, probs), (expected, probs)
     return Measured(n, same.double().mean().item(), *(hellinger(p, q).mean().item() for p, q in pairs))

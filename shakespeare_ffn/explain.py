@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'default_corpus', 'default_model', 'Preview', 'explain',
-           'add_model', 'opened', 'main', 'calibrate_main', 'counts_main', 'shards_main', 'cache_main']
+           'add_model', 'Opened', 'opened', 'main', 'calibrate_main', 'counts_main', 'shards_main', 'cache_main']
 
 # %% ../nbs/08_explain.ipynb #c003
 import argparse, functools, hashlib, json, os, re, shutil, time
@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -114,15 +115,15 @@ def _listed(evidence: Evidence, top, index: KeyIndex, values, tokenizer) -> list
     return found
 
 # %% ../nbs/08_explain.ipynb #t005
-def _explain_blocks(approximation, evidence: list, index: KeyIndex, values, tokenizer, top) -> tuple:
-    "What the blocks contribute, as a list of BlockExplanation, and their sums `(n_blocks, vocab_size)`."
-    sums = torch.stack([e.sums(values) for e in evidence])
+def _explain_blocks(approximation, sums, # (n_blocks, vocab_size) of the evidence
+                    evidence: list, index: KeyIndex, values, tokenizer, top) -> list: # of BlockExplanation
+    "What the blocks contribute."
     says, shares = (x[:, 0] for x in approximation.parts(sums[:, None]))
     def of(e, counts, says, share):
         counts, says = top_tokens(counts, tokenizer, None), top_tokens(says, tokenizer, None)
         strings = _listed(e, top, index, values, tokenizer)
         return BlockExplanation(e.block, e.rule, share.item(), len(e.rows), strings, counts, says)
-    return [of(*each) for each in zip(evidence, sums, says, shares)], sums
+    return [of(*each) for each in zip(evidence, sums, says, shares)]
 
 # %% ../nbs/08_explain.ipynb #t008
 def _check_length(n_tokens: int, length, kind='characters') -> int: # kind: of the tokens
@@ -168,13 +169,15 @@ def _explain_with(index, prompt: str, tokens, corpus: Corpus, model_probs, appro
 
     evidence = approximation.evidence_in(index, index.queries(rows)[:, 0], own_row, device)
     evidence, cited, values = _cited(index, evidence)
-    blocks, sums = _explain_blocks(approximation, evidence, cited, values, tokenizer, top)
+    sums = torch.stack([e.sums(values) for e in evidence])
+    blocks = _explain_blocks(approximation, sums, evidence, cited, values, tokenizer, top)
     p, empty = approximation(sums[:, None], unigram_distribution(corpus))
     distance = hellinger(p[0], model_probs).item()
     most = None if len(tokenizer) <= LARGE else _LIKELIEST
     model_says, approximation_says = (top_tokens(x, tokenizer, most) for x in (model_probs, p[0]))
 
-    length = len(prompt) - int(tokenizer.split(prompt)[1][-len(tokens)-1])
+    _, begins = tokenizer.split(prompt)
+    length = len(prompt) - int(begins[-len(tokens)-1])
     names = None if tokenizer.kind == 'characters' else [tokenizer.names[t] for t in tokens.tolist()]
     source, tuned_for = approximation.source, approximation.length
     if tuned_for not in (None, len(tokens)): source += f', for strings of length {tuned_for}'
@@ -464,7 +467,13 @@ def add_model(p: Parser, required=False):
                         "a folder of Hugging Face's or a name on its hub")
     p.add_argument('--text', metavar='FILE', help='its text (default: Tiny Shakespeare)')
 
-def opened(args, on='cpu') -> tuple: # Corpus, Decoder
+# %% ../nbs/08_explain.ipynb #nt01
+class Opened(NamedTuple):
+    "A text, and the model that reads it."
+    corpus: Corpus
+    model: Decoder
+
+def opened(args, on='cpu') -> Opened:
     "The text and the model that the options name."
     model = open_model(args.model, on, args.text)
     corpus = corpus_for(model, args.text)
@@ -472,7 +481,7 @@ def opened(args, on='cpu') -> tuple: # Corpus, Decoder
     if not model.metadata['corpus_sha256']:
         say(f'{args.model} does not say which text it was trained on; what is similar in another one may '
             'not be what it learned from.')
-    return corpus, model
+    return Opened(corpus, model)
 
 # %% ../nbs/08_explain.ipynb #c052
 def _explain_parser() -> Parser:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LearnedEmbeddings', 'initial_embeddings', 'LearningRun', 'learn_embeddings', 'StageDefaults', 'stage_defaults',
-           'is_learned', 'stage_embeddings', 'Summary', 'Geometry', 'geometry', 'least_losses', 'singular_ratio']
+           'is_learned', 'stage_embeddings', 'Summary', 'Geometry', 'geometry', 'LeastLosses', 'least_losses',
+           'singular_ratio']
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, re, time
@@ -343,10 +344,15 @@ def geometry(embeddings: torch.Tensor, # (n, n_embed)
     "Lengths of vectors, and how far each is from every other."
     return Geometry(norm=Summary.of(embeddings.norm(dim=-1)), distance=Summary.of(torch.pdist(embeddings)))
 
+# %% ../nbs/11_learned_embeddings.ipynb #nt01
+class LeastLosses(NamedTuple):
+    "Between which losses the least of each token lies."
+    reached: torch.Tensor # (vocab_size,) float64, of an embedding
+    bound: torch.Tensor   # (vocab_size,) float64, which no embedding is below
+
 # %% ../nbs/11_learned_embeddings.ipynb #c051
-def least_losses(model: Transformer,
-                 rounds=300) -> tuple: # a loss that is reached, and one that no embedding is below
-    "The least loss of each token over all embeddings, whatever the stage; (vocab_size,) each, float64."
+def least_losses(model: Transformer, rounds=300) -> LeastLosses:
+    "The least loss of each token over all embeddings, whatever the stage."
     # what the last layer norm makes of a vector has length R, then is scaled and shifted
     R, head, norm = model.config.n_embed**.5, model.lm_head, model.ln_f
     W = (head.weight*norm.weight).double()
@@ -362,7 +368,7 @@ def least_losses(model: Transformer,
     logits = z @ W.T + b
     # the loss is convex: its tangent at z bounds it from below on the whole sphere
     loss, g = -logits.log_softmax(-1).diagonal(), gradient(logits)
-    return loss, loss - (g*z).sum(-1) - R*g.norm(dim=-1) # f(z), and its lower bound
+    return LeastLosses(loss, loss - (g*z).sum(-1) - R*g.norm(dim=-1))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c060
 def singular_ratio(embeddings: torch.Tensor) -> float: # (n, n_embed)

@@ -24,14 +24,14 @@ from tqdm.std import tqdm
 from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
-from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
-from .cosine_sims import norms, pair_cosines, pairs, unit, watched
+from .cosine_sims import Similar, SparseCounts, batches, cosine, error_bound, exceeding
+from .cosine_sims import find_true, norms, pair_cosines, pairs, unit, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
 from .shards import ShardedIndex
-from .similar_space import Evidence, approximation_file, condense, fit_weights
-from .similar_space import mean_distance, unigram_distribution
+from .similar_space import Evidence, Parts, Prediction, approximation_file, condense
+from .similar_space import fit_weights, mean_distance, unigram_distribution
 from .text_analysis import hellinger, normalise
 
 # %% ../nbs/07c_nearest_strings.ipynb #c006
@@ -205,7 +205,7 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
 
 # %% ../nbs/07c_nearest_strings.ipynb #s025
 def _share_nearest(queries, keys, k: int, exclude, progress,
-                   least=None) -> tuple: # (n_queries, k) rows and cosines
+                   least=None) -> Similar: # (n_queries, k)
     """The nearest of some keys, in float64; where there are fewer than k, the rest has minus infinity.
 
     So may have what is below `least`, a cosine for each query."""
@@ -223,7 +223,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress,
     if len(q): cosines[near] = pair_cosines(queries, keys, q, rows[near])
     cosines = cosines.masked_fill(rows == exclude[:, None], -torch.inf)
     missing = 0, k - rows.shape[1]
-    return F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf)
+    return Similar(F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf))
 
 # %% ../nbs/07c_nearest_strings.ipynb #s028
 def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
@@ -249,7 +249,7 @@ def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, a
                query: torch.Tensor, # (n_embed,)
                keys: torch.Tensor,  # (n_keys, n_embed)
                k: int, exclude=-1, minus=0., # as in `nearest_to`
-              ) -> tuple: # as in `nearest_to`
+              ) -> Similar:
     "What `nearest_to` finds, from cosines in float32."
     k = min(k, len(keys) - (exclude >= 0))
     if exclude >= 0: rough = rough.index_fill(0, torch.tensor([exclude]), -torch.inf)
@@ -258,7 +258,7 @@ def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, a
     rows = find_true(rough >= least)
     exact = cosine(query.float() - minus, keys[rows].float() - minus)
     best = exact.argsort(descending=True, stable=True)[:k]
-    return rows[best], exact[best]
+    return Similar(rows[best], exact[best])
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025n
 @torch.no_grad()
@@ -268,7 +268,7 @@ def nearest_to(query: torch.Tensor, # (n_embed,)
                k: int,              # how many; all, if there are fewer keys
                exclude=-1,          # a key to leave out
                minus=0.,            # (n_embed,) what to take from all vectors
-              ) -> tuple: # (k,) int64 rows and float64 cosines, the nearest first, ties by row
+              ) -> Similar: # (k,)
     "The `k` keys of the largest cosine with one query."
     one = unit(query[None].float() - minus)[0]
     with true_float32(): rough = torch.cat([unit(some.float() - minus) @ one for some in keys.split(2**14)])
@@ -375,20 +375,28 @@ def sums(self: NearestApproximation,
 @patch
 def parts(self: NearestApproximation,
           sums: torch.Tensor, # (n_votes, n_queries, vocab_size)
-         ) -> tuple: # (n_votes, n_queries, vocab_size) float64, (n_votes, n_queries)
-    "What each vote says by itself, and its share in the approximation."
+         ) -> Parts:
+    "The votes, one by one."
     says = torch.stack([sharpen(normalise(s), v.power) for s, v in zip(sums, self.votes)])
     share = float64([v.share for v in self.votes])[:, None] * (sums.sum(-1) > 0)
-    return says, normalise(share.T).T
+    return Parts(says, normalise(share.T).T)
 
 @patch
-def __call__(self: NearestApproximation, sums, unigram): # (n_votes, n_queries, vocab_size), (vocab_size,)
-    "The predictions `(n_queries, vocab_size)` that the sums make, and which are empty `(n_queries,)`."
+def __call__(self: NearestApproximation,
+             sums, unigram, # (n_votes, n_queries, vocab_size), (vocab_size,)
+            ) -> Prediction:
+    "What the sums predict."
     says, shares = self.parts(sums)
     empty = shares.sum(0) == 0
-    return torch.where(empty[:, None], unigram, (shares[..., None]*says).sum(0)), empty
+    return Prediction(torch.where(empty[:, None], unigram, (shares[..., None]*says).sum(0)), empty)
 
 # %% ../nbs/07c_nearest_strings.ipynb #v010
+@patch
+def _evidence(self: Vote, found: Similar) -> Evidence:
+    "The strings that a vote has found, weighed."
+    rule = 'the nearest, centred' if self.centred else 'the nearest'
+    return Evidence(self.block, rule, *found, (self.beta*(found.cosines - found.cosines[:1])).exp())
+
 @patch
 def evidence(self: NearestApproximation,
              query: torch.Tensor, # (n_layer, n_embed)
@@ -399,9 +407,7 @@ def evidence(self: NearestApproximation,
     def of(v):
         block = keys[v.block]
         minus = mean_key(block) if v.centred else 0.
-        rows, cosines = nearest_to(query[v.block].cpu(), block, self.k, exclude, minus)
-        rule = 'the nearest, centred' if v.centred else 'the nearest'
-        return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[:1])).exp())
+        return v._evidence(nearest_to(query[v.block].cpu(), block, self.k, exclude, minus))
     return [of(v) for v in self.votes]
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011b
@@ -427,9 +433,8 @@ def evidence_in(self: NearestApproximation, index: KeyIndex | ShardedIndex, quer
     "`evidence` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.evidence(query, index.keys, exclude, device)
     def of(v):
-        rows, cosines = (x[0] for x in v.nearest_in(index, query[:, None].cpu(), self.k, [exclude]))
-        rule = 'the nearest, centred' if v.centred else 'the nearest'
-        return Evidence(v.block, rule, rows, cosines, (v.beta*(cosines - cosines[:1])).exp())
+        found = v.nearest_in(index, query[:, None].cpu(), self.k, [exclude])
+        return v._evidence(Similar(*(x[0] for x in found)))
     return [of(v) for v in self.votes]
 
 # %% ../nbs/07c_nearest_strings.ipynb #v013

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
 from shakespeare_ffn.alternate_models import load_distributions
-from shakespeare_ffn.core import UserError
+from shakespeare_ffn.core import Processes, UserError
 from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
@@ -187,7 +187,7 @@ def test_bad_options(capsys, text, tmp_path, monkeypatch):
         assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
     assert 'slow' in refused(capsys, '--recipe', 'slow')
     assert 'to go on from' in refused(capsys, '--text', text, '--output', tmp_path/'new', '--resume')
-    monkeypatch.setattr(training, '_ranks', lambda: (0, 3))
+    monkeypatch.setattr(training, 'processes', lambda: Processes(3, 0))
     assert '3 processes cannot share batches of 8' in refused(capsys, '--text', text)
 
 def test_the_largest_seed(text, tmp_path):
