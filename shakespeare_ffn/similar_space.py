@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Prediction', 'mix', 'unigram_distribution', 'mean_distance', 'Approximation', 'article_approximation',
-           'approximation_file', 'tuned_approximation', 'counts_file', 'prompt_counts', 'Evidence', 'Parts',
-           'block_distances', 'curve_grid', 'fit_weights', 'from_grid', 'Fit', 'fit', 'grid_around', 'condense',
-           'calibrate', 'ValueSet', 'Crosswise', 'likeliest', 'Agreement', 'agreement']
+           'approximation_file', 'tuned_approximation', 'prompt_counts', 'Evidence', 'Parts', 'block_distances',
+           'curve_grid', 'fit_weights', 'from_grid', 'Fit', 'fit', 'grid_around', 'condense', 'calibrate', 'ValueSet',
+           'Crosswise', 'likeliest', 'Agreement', 'agreement']
 
 # %% ../nbs/07_similar_space.ipynb #c003
 import json, time
@@ -113,7 +113,7 @@ def tuned_approximation(model: Decoder) -> Approximation:
         raise UserError('approximations.json of the package is damaged; install it again') from e
 
 # %% ../nbs/07_similar_space.ipynb #n005
-def counts_file(index: KeyIndex, n_prompts: int, block: int, threshold: float) -> Path:
+def _counts_file(index: KeyIndex, n_prompts: int, block: int, threshold: float) -> Path:
     "Where `prompt_counts` keeps what a block counts at a threshold: counts, n_matches, seconds taken."
     return cache_dir()/'counts'/f'{index.path.name}-{n_prompts}'/f'block{block}-{float(threshold)!r}.kept'
 
@@ -121,7 +121,7 @@ def counts_file(index: KeyIndex, n_prompts: int, block: int, threshold: float) -
 def _kept_counts(index: KeyIndex, n_prompts: int, thresholds) -> dict:
     "What is kept for each block and threshold: (block, threshold) → tensors, or None."
     asked = [(b, t) for b, row in enumerate(thresholds.tolist()) for t in row]
-    return {(b, t): kept_tensors(counts_file(index, n_prompts, b, t)) for b, t in asked}
+    return {(b, t): kept_tensors(_counts_file(index, n_prompts, b, t)) for b, t in asked}
 
 def _missing(found: dict) -> dict: # block → its thresholds, ascending
     "The thresholds of each block for which nothing is kept."
@@ -140,7 +140,7 @@ def _count_and_keep(index: KeyIndex, n_prompts: int, block: int, thresholds: lis
                                      device=best_device(queries, keys), progress=progress)
     seconds = float64((time.perf_counter()-start)/len(thresholds)) # of one threshold
     found = [dict(counts=c.int(), n_matches=m.int(), seconds=seconds) for c, m in zip(counts, n_matches)]
-    for t, f in zip(thresholds, found): keep_tensors(counts_file(index, n_prompts, block, t), f)
+    for t, f in zip(thresholds, found): keep_tensors(_counts_file(index, n_prompts, block, t), f)
     return found
 
 # %% ../nbs/07_similar_space.ipynb #s016

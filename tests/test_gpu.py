@@ -25,7 +25,7 @@ from standin import There, gpu
 CASES = """
 import sys, torch
 from shakespeare_ffn import cosine_sims
-from shakespeare_ffn.cosine_sims import Values, cosine, count_fused, launch
+from shakespeare_ffn.cosine_sims import Values, _launch, cosine, count_fused
 device, generator = sys.argv[1], torch.Generator().manual_seed(0)
 
 def check(queries, keys, values, thresholds):
@@ -71,10 +71,10 @@ assert rounded[0] < true[0] == .89 and .85 < true[1] < rounded[1]
 # more doubtful pairs than there is room for
 same = torch.ones(60, 32).bfloat16().to(device)
 for room in 1, 3600, 2**20:
-    sums, doubtful = launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
+    sums, doubtful = _launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
     assert sorted(doubtful.tolist()) == list(range(3600)) and not sums.any()
 columns = torch.full((60, 200), 1000, device=device) # in two parts, done again
-sums, doubtful = launch(same, same, columns, 1., 1)
+sums, doubtful = _launch(same, same, columns, 1., 1)
 assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
 """
 ON_STAND_IN = f"""
