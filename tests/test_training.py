@@ -427,7 +427,7 @@ def test_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch,
 def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypatch):
     for name, value in (SEVERAL | dict(MASTER_PORT='29500')).items(): monkeypatch.setenv(name, value)
     why = 'The client socket has timed out after 60000ms'
-    def lost(): raise torch.distributed.DistNetworkError(f'{why}\nand more')
+    def lost(backend): raise torch.distributed.DistNetworkError(f'{why}\nand more')
     monkeypatch.setattr(training.dist, 'init_process_group', lost)
     message = refused(capsys, '--text', text, '--output', tmp_path/'w')
     assert f'do not find each other ({why})' in message
