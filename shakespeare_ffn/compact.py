@@ -115,7 +115,7 @@ class CompactIndex:
 
 # %% ../nbs/22_compact_index.ipynb #c033
 def _encoded(keys, minus, n_bytes: int, progress) -> tuple: # Codebook, codes
-    "All keys of a block, told by a codebook that is learnt from some of them."
+    "All keys of a block, told by a codebook that is learned from some of them."
     every = max(1, len(keys)//by_scale(65_536, 4_096))
     codebook = _learn_codebook(unit(keys[::every].float() - minus), n_bytes, by_scale(15, 2))
     parts = tqdm(keys.split(2**14), unit='parts', disable=not progress)
@@ -150,6 +150,7 @@ def approximate(self: CompactIndex,
         cosines[own[:, None] == rows] = -torch.inf
         found = torch.cat([best.cosines, cosines], 1) if best else cosines
         rows = rows.expand(len(asked), -1)
+        # the best so far beside the new ones
         if best: rows = torch.cat([best.rows, rows], 1)
         cosines, order = found.topk(min(k, found.shape[1]))
         best, start = Nearest(rows.gather(1, order), cosines), start+len(codes)

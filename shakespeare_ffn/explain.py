@@ -166,7 +166,7 @@ def _explain_with(index, prompt: str, tokens, corpus: Corpus, model_probs, appro
     "Explain a prompt's last tokens, as many as the index's strings have; `model_probs` is `(vocab_size,)`."
     tokenizer, rows = corpus.tokenizer, tokens[None].numpy()
     own_row = int(index.rows_of(rows)[0]) if exclude_self else -1
-
+    # the strings that each block finds, and what follows them
     evidence = approximation.evidence_in(index, index.queries(rows)[:, 0], own_row, device)
     evidence, cited, values = _cited(index, evidence)
     sums = torch.stack([e.sums(values) for e in evidence])
@@ -175,7 +175,7 @@ def _explain_with(index, prompt: str, tokens, corpus: Corpus, model_probs, appro
     distance = hellinger(p[0], model_probs).item()
     most = None if len(tokenizer) <= LARGE else _LIKELIEST
     model_says, approximation_says = (top_tokens(x, tokenizer, most) for x in (model_probs, p[0]))
-
+    # how much of the prompt that is, in characters
     _, begins = tokenizer.split(prompt)
     length = len(prompt) - int(begins[-len(tokens)-1])
     names = None if tokenizer.kind == 'characters' else [tokenizer.names[t] for t in tokens.tolist()]

@@ -217,6 +217,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress,
         rough = torch.ones(rows.shape)
     cosines = torch.full(rows.shape, -torch.inf, dtype=torch.float64)
     if least is None: least = cosines.new_full([len(queries)], -torch.inf)
+    # float64 for those alone that may count
     near = rough >= least[:, None] - 2*error_bound(keys.shape[1])
     q = near.nonzero()[:, 0]
     if len(q): cosines[near] = pair_cosines(queries, keys, q, rows[near])

@@ -47,6 +47,7 @@ def examine(corpus: Corpus,
     values = index.next_counts()
     probs = next_char_probs(model, strings.tokens(ids)).cpu() if probs is None else probs
     found = {'unigram': hellinger(unigram, probs).float()}
+    # each prompt is left out of its own strings
     for name, rule in rules.items():
         sums, more = _sums(rule, queries, index, values, own)
         p, _ = rule(sums, unigram)

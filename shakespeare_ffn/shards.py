@@ -338,6 +338,7 @@ def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     _check_division(divisions, folder, work.n_shards)
     takes = _share_out(seen, work.n_shards)
     mine = [i for i, rank in enumerate(takes) if rank == peers.rank]
+    # bytes of those that are still to be written here
     new = [math.prod(work.identity(i)['shape'])*2 for i in mine if not seen[peers.rank].get(i)]
     with peers.agreed():
         for i in mine: _check_build(work.path(i), work.identity(i))
@@ -411,6 +412,7 @@ def _open(folder: Path, whole: dict, corpus: Corpus, model: Decoder, peers: Peer
     with peers.agreed(), disk_faults(folder):
         mine = [folder/_shard_name(i, n_shards) for i, rank in enumerate(takes) if rank == peers.rank]
         shards = [_open_shard(path, whole, corpus, model) for path in mine]
+    # one behind the other, without a gap, from the first string to the last
     theirs = peers.gather([shard.identity['shard'][:2] for shard in shards])
     covered = sorted(ends for some in theirs for ends in some)
     begins, ends = [a for a, _ in covered], [b for _, b in covered]
@@ -492,6 +494,7 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
     If what is given has columns of `counted_tokens` alone, so has what is counted."""
     everything = self.next_counts()
     told = None if values.width == everything.width else self.counted_tokens(everything)
+    # zeros of the right shape: what is counted among no keys
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
     total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
     n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)

@@ -168,7 +168,7 @@ def prompt_counts(corpus: Corpus,
     t = check_thresholds(thresholds, model.n_layer)
     index = index or corpus_index(corpus, model)
     n_prompts = n_prompts or by_scale(20_000, 200)
-
+    # what is kept already, then the rest
     found = _kept_counts(index, n_prompts, t)
     found |= _count_missing(corpus, index, n_prompts, _missing(found), progress)
 

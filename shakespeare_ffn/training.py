@@ -579,6 +579,7 @@ def train(self: Run,
             if self.evaluation_due():
                 self.evaluate()
                 progress.after_evaluation()
+            # losses that were just taken are saved at once
             overdue = time.perf_counter() - saved > _SAVE_EVERY
             if self.evaluation_due() or asked or overdue:
                 self.save(checkpoint)
