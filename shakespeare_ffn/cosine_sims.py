@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['TILE', 'LARGE', 'cosine', 'Counted', 'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'find_true',
-           'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'count_one', 'Balls', 'balls_around', 'Sieve', 'Cascade',
-           'SieveCost', 'exceeding', 'choose_sieve', 'batches', 'best_device', 'count_fused', 'matches',
-           'check_thresholds', 'block_counts', 'threshold_attention', 'Similar', 'similar', 'watched',
-           'shared_threshold_attention']
+           'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'count_one', 'exceeding', 'batches', 'best_device',
+           'count_fused', 'matches', 'check_thresholds', 'block_counts', 'threshold_attention', 'Similar', 'similar',
+           'watched', 'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, threading, time
@@ -315,14 +314,14 @@ def count_one(found, queries, keys, values: Values, # found: batches
 # %% ../nbs/05_cosine_sims.ipynb #ba02
 _GROUP = 64 # neighbouring keys that are dismissed together
 
-class Balls(NamedTuple):
+class _Balls(NamedTuple):
     "Groups of 64 neighbouring keys."
     centres: torch.Tensor # (n, n_embed) float32
     offsets: torch.Tensor # (n, 64, n_embed) keys less their centre
     lengths: torch.Tensor # (n, 64) of the offsets
 
-def balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
-                 n_steps=8) -> Balls:
+def _balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
+                  n_steps=8) -> _Balls:
     "Small balls around groups of keys."
     groups = keys.unflatten(0, (-1, _GROUP))
     with true_float32(): products = groups @ groups.mT
@@ -333,7 +332,7 @@ def balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 6
         weights.scatter_add_(1, farthest, torch.full_like(weights[:, :1], 1/(step+4)))
     with true_float32(): centres = weights.mT @ groups
     offsets = groups - centres
-    return Balls(centres[:, 0], offsets, offsets.norm(dim=2))
+    return _Balls(centres[:, 0], offsets, offsets.norm(dim=2))
 
 # %% ../nbs/05_cosine_sims.ipynb #c036
 def _principal(keys: torch.Tensor, # (n_keys, n_embed)
@@ -373,7 +372,7 @@ def _shorten(rows: torch.Tensor,       # (n, n_embed) float32
     return _Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
 
 # %% ../nbs/05_cosine_sims.ipynb #c041
-class Sieve:
+class _Sieve:
     "Finds, for groups of 64 neighbouring keys, which of some queries may exceed their thresholds with one."
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
                  directions: torch.Tensor,       # (n_embed, d)
@@ -392,12 +391,12 @@ class Sieve:
         return f'Sieve({self.directions.shape[1]} dimensions, {dtype})'
 
 # %% ../nbs/05_cosine_sims.ipynb #s078
-def _slack(balls: Balls) -> torch.Tensor: # (n, 1)
+def _slack(balls: _Balls) -> torch.Tensor: # (n, 1)
     "What float32 may do to the bounds of a group, and more."
     return 2*error_bound(balls.centres.shape[1]) * (2 + balls.lengths.amax(1, keepdim=True))
 
 @patch
-def rows(self: Sieve, balls: Balls): # → (64·n, d+3)
+def rows(self: _Sieve, balls: _Balls): # → (64·n, d+3)
     "What queries are multiplied with."
     p, rest, rounding = _shorten(balls.offsets.flatten(0, 1), self.directions, self.dtype,
                                  balls.lengths.flatten())
@@ -407,7 +406,7 @@ def rows(self: Sieve, balls: Balls): # → (64·n, d+3)
 
 # %% ../nbs/05_cosine_sims.ipynb #c043
 @patch
-def _keep(self: Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → query numbers
+def _keep(self: _Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → query numbers
     "Which of some queries may exceed the threshold with one of a group of keys."
     if not len(q): return q
     queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
@@ -418,8 +417,8 @@ def _keep(self: Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → quer
 
 # %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
-def refine(self: Sieve,
-           balls: Balls,
+def refine(self: _Sieve,
+           balls: _Balls,
            above: torch.Tensor, # (n_groups, n_queries) products with the centres, less the thresholds
            found: list,         # candidates: a tensor of query numbers for each group
           ) -> list:            # those of them that stay
@@ -428,18 +427,18 @@ def refine(self: Sieve,
     with true_float32(): return [self._keep(*group) for group in groups]
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
-class Cascade:
+class _Cascade:
     "Balls, then sieves, each finer than the one before, and the cosines of what they let through."
     def __init__(self, units: torch.Tensor, # (n_queries, n_embed)
                  own: torch.Tensor,         # (n_queries,) thresholds
-                 *sieves: Sieve):
+                 *sieves: _Sieve):
         self.units, self.own, self.sieves = units, own.float(), sieves
         # memory that is used again and again: queries of a group, cosines of a batch
         self.queries, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), _GROUP)
 
     def __repr__(self): return ', then '.join(['Balls', *map(str, self.sieves)])
 
-    def above(self, balls: Balls) -> torch.Tensor: # (n_groups, n_queries)
+    def above(self, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries)
         "The products of queries with the centres, less the thresholds."
         above = self.units.new_empty(len(balls.centres), len(self.units))
         parts = zip(*(x.split(_QUERY_TILE, dim) for x, dim in ((self.units, 0), (self.own, 0), (above, 1))))
@@ -449,11 +448,11 @@ class Cascade:
 
 # %% ../nbs/05_cosine_sims.ipynb #t005
 @patch
-def candidates(self: Cascade,
+def candidates(self: _Cascade,
                keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
               ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
-    balls = balls_around(keys)
+    balls = _balls_around(keys)
     above, reach = self.above(balls), balls.lengths.amax(1, keepdim=True) + _slack(balls)
     found = [find_true(near) for near in above + reach > 0]
     for sieve in self.sieves: found = sieve.refine(balls, above, found)
@@ -462,7 +461,7 @@ def candidates(self: Cascade,
 # %% ../nbs/05_cosine_sims.ipynb #s085
 class _Gathered:
     "Groups of keys and their candidates, and the batch of their cosines."
-    def __init__(self, cascade: Cascade,
+    def __init__(self, cascade: _Cascade,
                  tile: torch.Tensor, # (n, n_embed) unit rows of keys, n a multiple of 64
                  start: int):        # number of the tile's first key
         self.cascade, self.tile, self.start = cascade, tile, start
@@ -490,7 +489,7 @@ def batch(self: _Gathered) -> Batch:
 
 # %% ../nbs/05_cosine_sims.ipynb #bx8
 @patch
-def batches_of(self: Cascade, tile, start, found: list): # found: candidates for each group
+def batches_of(self: _Cascade, tile, start, found: list): # found: candidates for each group
     "Batches of the cosines of candidates; the next one overwrites it."
     tile = F.pad(tile, (0, 0, 0, -len(tile)%_GROUP), value=torch.nan)
     gathered = _Gathered(self, tile, start)
@@ -500,7 +499,7 @@ def batches_of(self: Cascade, tile, start, found: list): # found: candidates for
     if gathered.n: yield gathered.batch()
 
 @patch
-def candidate_batches(self: Cascade, tile, start):
+def candidate_batches(self: _Cascade, tile, start):
     "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
     found = self.candidates(F.pad(tile, (0, 0, 0, -len(tile)%_GROUP)))
     return self.batches_of(tile, start, found)
@@ -525,7 +524,7 @@ def _sample_of(units, keys, own, n_groups=16, n_queries=8192) -> tuple: # unit r
     return units[::every], unit(keys[rows]), own[::every]
 
 # %% ../nbs/05_cosine_sims.ipynb #bxa
-class SieveCost(NamedTuple):
+class _SieveCost(NamedTuple):
     "What a sieve costs on a sample, and what it is good for."
     fixed: float   # seconds for hardly any pair
     seconds: float # more seconds for all pairs
@@ -536,13 +535,13 @@ def _n_pairs(candidates: list) -> int: return sum(map(len, candidates))
 def _cost_of(refine,                 # candidates → candidates
              everyone: list,         # candidates: all queries for each group
              every=1.,               # how many queries each of them stands for
-            ) -> SieveCost:
+            ) -> _SieveCost:
     few = [q[:1] for q in everyone]
     fixed, seconds = (_time_of(lambda: refine(found)) for found in (few, everyone))
-    return SieveCost(fixed/every, seconds - fixed, _n_pairs(refine(everyone))/_n_pairs(everyone))
+    return _SieveCost(fixed/every, seconds - fixed, _n_pairs(refine(everyone))/_n_pairs(everyone))
 
 # %% ../nbs/05_cosine_sims.ipynb #t009
-def _plan_costs(costs: dict,         # Sieve → SieveCost
+def _plan_costs(costs: dict,         # _Sieve → _SieveCost
                 decide: float,       # seconds for all pairs once they are let through
                 seconds, share,      # what the beginning of a plan takes and leaves
                 plan=(),             # this beginning, behind the balls
@@ -569,7 +568,7 @@ def _scan(found, own):
 def _cheapest(some, sample, own, sieves: list,
               every: float): # how many queries each of the sample stands for
     "The cheapest plan for a sample of queries and keys: sieves, or None if it is to compute all cosines."
-    cascade, balls = Cascade(some, own), balls_around(sample)
+    cascade, balls = _Cascade(some, own), _balls_around(sample)
     above, everyone = cascade.above(balls), [torch.arange(len(some))]*(len(sample)//_GROUP)
     costs = {s: _cost_of(lambda found: s.refine(balls, above, found), everyone, every) for s in sieves}
     by_balls = _time_of(lambda: cascade.candidates(sample))
@@ -580,22 +579,22 @@ def _cheapest(some, sample, own, sieves: list,
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
-def choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
-                 keys: torch.Tensor,  # (n_keys, n_embed)
-                 threshold,           # a number, or one for each query
-                 dtype=torch.float32, # or bfloat16, which takes longer on the processors that were tried
-                 dims=_DIMS):          # to choose from; a single one is taken unasked
-    "The `Cascade` that costs least on a sample, or None where it does not pay to have one."
+def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
+                  keys: torch.Tensor,  # (n_keys, n_embed)
+                  threshold,           # a number, or one for each query
+                  dtype=torch.float32, # or bfloat16, which takes longer on the processors that were tried
+                  dims=_DIMS):          # to choose from; a single one is taken unasked
+    "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
-    if len(dims) == 1: return Cascade(units, own, Sieve(units, _principal(keys)[:, :dims[0]], dtype))
+    if len(dims) == 1: return _Cascade(units, own, _Sieve(units, _principal(keys)[:, :dims[0]], dtype))
     # to prepare a key costs as much as comparing it with some dozens of queries
     if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = _principal(keys), _sample_of(units, keys, own)
     depths = [d for d in dims if d <= units.shape[1]]
-    sieves = [Sieve(some, directions[:, :d], dtype) for d in depths]
+    sieves = [_Sieve(some, directions[:, :d], dtype) for d in depths]
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
-    return Cascade(units, own, *(Sieve(units, sieve.directions, dtype) for sieve in chosen))
+    return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
@@ -608,7 +607,7 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
-    cascade = choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
+    cascade = _choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start)
