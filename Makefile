@@ -29,7 +29,7 @@ lab: $(VENV)/dev.ok ## open the notebooks in Jupyter
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@$(BIN)/jupyter lab nbs
 
-types: $(VENV)/dev.ok ## check the types of the modules that pyproject.toml names
+types: $(VENV)/dev.ok ## check the types of the files that pyproject.toml names
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt mypy
 	@$(BIN)/mypy
 
@@ -98,7 +98,7 @@ $(VENV)/dev.ok: settings.ini setup.py constraints.txt $(STALE)
 define run_tests
 $(BIN)/python tools/export.py --check && $(BIN)/ruff check -q && \
 echo 'Running the notebooks …' && SHAKESPEARE_FFN_SCALE=smoke $(BIN)/ffn_explain 'And only l' >/dev/null && \
-export OMP_NUM_THREADS=1 && $(BIN)/nbdev_test && \
+export OMP_NUM_THREADS=1 && $(BIN)/nbdev_test --do_print && \
 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(1)
 endef
 

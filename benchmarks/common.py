@@ -24,7 +24,7 @@ def order(kind: str) -> tuple: return KINDS.index(kind) if kind in KINDS else le
 def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
     "Time functions in turn, several rounds, so that a busy machine is busy for all of them."
     for f in candidates.values(): f()
-    times = {name: [] for name in candidates}
+    times: dict = {name: [] for name in candidates}
     for _ in range(repeats):
         for name, f in candidates.items():
             start = time.perf_counter()

@@ -2,11 +2,11 @@
 
 It needs what `make play` writes, Chromium and playwright. The page comes from a file server on this machine;
 all is measured twice, as fast as that is, and as slow as on a phone."""
-import functools, http.server, json, shutil, statistics, threading, time
-from contextlib import contextmanager
+import json, shutil, statistics, time
 from pathlib import Path
 from shakespeare_ffn.core import UserError, by_scale, command, scale
 from common import report
+from served import served
 
 SITE = Path(__file__).resolve().parents[1]/'_play'
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -32,19 +32,6 @@ ANSWER = "seconds from a prompt of one's own to its strings: middle one, longest
 EVERYTHING = 'MB in all, model and compact index included'
 SLOWED = (f'Slowed: a line of 10 Mbit a second with 40 ms, a window 390 pixels wide, '
           f'the main thread {PHONE} times as slow.')
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
-
-class Server(http.server.ThreadingHTTPServer):
-    def handle_error(self, *args): pass # such as a page that is closed while it loads
-
-@contextmanager
-def served(): # → the page's address
-    server = Server(('127.0.0.1', 0), functools.partial(Quiet, directory=str(SITE)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}/index.html'
-    server.shutdown()
 
 # In the page: when the first prompt is drawn, and how long a key takes until what it changes is drawn.
 WATCH = """() => {
@@ -187,8 +174,9 @@ def page(argv) -> str:
         report('page', TITLE, [], [], NOT_MEASURED)
         return ''
     n = n_prompts()
-    with sync_playwright() as p, served() as address:
+    with sync_playwright() as p, served(SITE) as server:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
+        address = f'{server}/index.html'
         here, phone = measure(browser, address), measure(browser, address, line=LINE, slower=PHONE)
         version = browser.version
         browser.close()

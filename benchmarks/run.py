@@ -19,7 +19,7 @@ def about(names) -> float: # minutes
     return sum(MINUTES.get(name, (1, 1))[FAST == 'bfloat16'] for name in names)
 
 def chosen(asked: list) -> list: # names, the index first: others read what it found
-    there = [p.stem for p in HERE.glob('*.py') if p.stem not in ('common', 'run')]
+    there = [p.stem for p in HERE.glob('*.py') if p.stem not in ('common', 'run', 'served')]
     there.sort(key=lambda name: (list(MINUTES) + [name]).index(name))
     wrong = [name for name in asked if name not in there]
     if wrong: raise UserError(f'{wrong[0]!r} is not a benchmark; there are {", ".join(there)}')

@@ -53,7 +53,7 @@ def our_step(corpus, recipe):
 def operations(corpus) -> int:
     "In the matrix products of one step of the fast recipe: the straightforward model's passes, and Muon."
     model = straightforward()
-    x, y = batch(corpus.split()[0], FAST.batch_size, CONTEXT, torch.Generator().manual_seed(0))
+    x, y = batch(corpus.split().train, FAST.batch_size, CONTEXT, torch.Generator().manual_seed(0))
     with FlopCounterMode(display=False) as passes:
         F.cross_entropy(model(x[:1]).flatten(0, 1), y[:1].flatten()).backward()
     run = Run(corpus, FAST, 0)
@@ -75,7 +75,7 @@ def check_same_size(corpus):
     assert n_parameters(straightforward()) == n_parameters(Run(corpus, FAST, 0).model)
 
 def steps(corpus, fast) -> dict: # name of a loop → one step of it, as a function
-    loops = dict(peer=article_step(corpus.split()[0]), article=our_step(corpus, RECIPES['article']),
+    loops = dict(peer=article_step(corpus.split().train), article=our_step(corpus, RECIPES['article']),
                  float32=our_step(corpus, replace(FAST, bfloat16=False)))
     if fast == 'bfloat16': loops['bfloat16'] = our_step(corpus, FAST)
     return loops

@@ -115,7 +115,7 @@ class CompactIndex:
 
 # %% ../nbs/22_compact_index.ipynb #c033
 def _encoded(keys, minus, n_bytes: int, progress) -> tuple: # Codebook, codes
-    "All keys of a block, told by a codebook that is learnt from some of them."
+    "All keys of a block, told by a codebook that is learned from some of them."
     every = max(1, len(keys)//by_scale(65_536, 4_096))
     codebook = _learn_codebook(unit(keys[::every].float() - minus), n_bytes, by_scale(15, 2))
     parts = tqdm(keys.split(2**14), unit='parts', disable=not progress)
@@ -150,6 +150,7 @@ def approximate(self: CompactIndex,
         cosines[own[:, None] == rows] = -torch.inf
         found = torch.cat([best.cosines, cosines], 1) if best else cosines
         rows = rows.expand(len(asked), -1)
+        # the best so far beside the new ones
         if best: rows = torch.cat([best.rows, rows], 1)
         cosines, order = found.topk(min(k, found.shape[1]))
         best, start = Nearest(rows.gather(1, order), cosines), start+len(codes)
@@ -185,7 +186,7 @@ def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1
     exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
     values = index.next_counts()
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
-    says, expected = (rule.parts(vote(x, values, v.beta)[None])[0][0] for x in (found, exact))
+    says, expected = (rule.parts(vote(x, values, v.beta)[None]).says[0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)
     pairs = (says, expected), (says, probs), (expected, probs)
     return Measured(n, same.double().mean().item(), *(hellinger(p, q).mean().item() for p, q in pairs))

@@ -5,18 +5,21 @@
 # %% auto #0
 __all__ = ['SIGNS', 'WEIGHTS', 'COLOURS', 'BLOCK_COLOURS', 'PART_COLOURS', 'STYLE', 'code_point', 'show_char', 'show_text',
            'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device', 'accelerator',
-           'true_float32', 'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file', 'recorded',
-           'Table', 'named_path', 'cache_dir', 'read_file', 'write_atomically', 'keep', 'kept', 'keep_tensors',
-           'kept_tensors', 'stamp', 'machine', 'took', 'fast_arithmetic', 'use_style']
+           'Processes', 'processes', 'join_processes', 'true_float32', 'float64', 'scale', 'by_scale', 'shipped',
+           'reference', 'record', 'results_file', 'recorded', 'Table', 'named_path', 'cache_dir', 'read_file',
+           'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took',
+           'fast_arithmetic', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, sys, threading, time, unicodedata
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
@@ -174,6 +177,25 @@ def accelerator() -> str: # such as 'cuda:0'
     if not rank.isdecimal():
         raise UserError(f'LOCAL_RANK is {rank!r}; torchrun sets it to a number: unset it')
     return f'cuda:{int(rank) % torch.cuda.device_count()}'
+
+# %% ../nbs/00_core.ipynb #pr01
+class Processes(NamedTuple):
+    "The processes of a `torchrun`."
+    world: int # how many there are
+    rank: int  # the number of this one
+
+def processes() -> Processes:
+    "Those that have been joined; without a `torchrun` there is one."
+    if not (dist.is_available() and dist.is_initialized()): return Processes(1, 0)
+    return Processes(dist.get_world_size(), dist.get_rank())
+
+# %% ../nbs/00_core.ipynb #pr03
+def join_processes(backend=None): # default: PyTorch's choice
+    "Join the processes of a `torchrun`; a `UserError` if they do not find each other."
+    try: dist.init_process_group(backend)
+    except (RuntimeError, ValueError, OSError) as e:
+        raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); '
+                        'start them with torchrun, or unset WORLD_SIZE') from e
 
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:

@@ -197,7 +197,7 @@ def contents(self: PageData,
                 edges=self.edges.tolist(), steps=_STEPS, parts=_PARTS, listed=_N_LISTED,
                 unigram=unigram_distribution(self.corpus).tolist(), nearest=nearest,
                 tuned=_values(self.tuned), article=_values(article) if fits else None,
-                training_part=len(self.corpus.split()[0]) if known else None, prompts=prompts, **more)
+                training_part=len(self.corpus.split().train) if known else None, prompts=prompts, **more)
 
 # %% ../nbs/21_explore.ipynb #c031c
 _N_OWN = 8 # prompts of another text

@@ -264,6 +264,7 @@ def load_model(path=None,    # a file that save_model wrote; default: the packag
         why = str(e).splitlines()[-1].strip()
         raise UserError(f'{path} does not hold the weights of this architecture ({why}); '
                         'give a file written by this package') from e
+    # a frozen model that knows its own characters
     model.tokenizer, model.metadata = CharTokenizer(metadata['chars']), metadata
     return model.to(device).eval().requires_grad_(False)
 

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file
-from .data import CharTokenizer, Corpus, load_corpus, place_in
+from .data import CharTokenizer, Corpus, Tokenized, load_corpus, place_in
+from .hooks import Place
 from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
 from .model import plain_state, weights_hash
 
@@ -39,7 +40,7 @@ class Decoder(Protocol):
     hash: str                # names the weights as they are now, and all else that decides the answer
 
     def body(self): ... # the same model; its logits need not be computed
-    def place(self, block: int, part: str) -> tuple: ... # a module; does the activation go into it?
+    def place(self, block: int, part: str) -> Place: ...
 
 # %% ../nbs/03a_other_models.ipynb #c006
 @patch
@@ -165,19 +166,19 @@ def _check_whole(text: str, spans: np.ndarray, # (n, 2) where tokens begin and e
                              f'{place_in(text, min(lost))} of the text; give a text of its language')
 
 @patch
-def split(self: FileTokenizer, text: str) -> tuple: # (n,) token ids, (n+1,) where each begins, and the end
+def split(self: FileTokenizer, text: str) -> Tokenized:
     "The tokens of a text, in the smallest unsigned dtype that holds the vocabulary."
     found = self.inner.encode(text, add_special_tokens=False)
     ids, spans = np.array(found.ids, np.int64), np.array(found.offsets, np.int64).reshape(-1, 2)
     _check_whole(text, spans, ids == self.unknown)
     begins = np.append(spans[:, 0], len(text)) # of the tokens of one character, all begin with it
-    return ids.astype(np.min_scalar_type(len(self)-1)), np.maximum.accumulate(begins)
+    return Tokenized(ids.astype(np.min_scalar_type(len(self)-1)), np.maximum.accumulate(begins))
 
 # %% ../nbs/03a_other_models.ipynb #c036b
 @patch
 def encode(self: FileTokenizer, s: str) -> torch.Tensor: # (n,) token ids, int64
     "Token ids of a string."
-    return torch.from_numpy(self.split(s)[0].astype(np.int64))
+    return torch.from_numpy(self.split(s).ids.astype(np.int64))
 
 @patch
 def decode(self: FileTokenizer, tokens) -> str: # tokens: an iterable of token ids
@@ -385,11 +386,12 @@ class HuggingFaceModel(nn.Module):
 
 # %% ../nbs/03a_other_models.ipynb #c049
 @patch
-def place(self: HuggingFaceModel, block: int, part: str) -> tuple: # a module; does the activation go into it?
+def place(self: HuggingFaceModel, block: int, part: str) -> Place:
     "Where an activation of a block is found."
     b, f = self.inner.get_submodule(self.family.layers)[block], self.family
-    return dict(input=(b, True), sa=(b.get_submodule(f.sa), False), hidden=(b.get_submodule(f.out), True),
-                ffwd=(b.get_submodule(f.ffwd), False), output=(b, False))[part]
+    places = dict(input=(b, True), sa=(b.get_submodule(f.sa), False), hidden=(b.get_submodule(f.out), True),
+                  ffwd=(b.get_submodule(f.ffwd), False), output=(b, False))
+    return Place(*places[part])
 
 @patch
 def body(self: HuggingFaceModel):

@@ -18,11 +18,12 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, fast_arithmetic, keep_tensors, kept_tensors, scale
+from .core import Processes, UserError, fast_arithmetic, join_processes, keep_tensors
+from .core import kept_tensors, processes, scale
 from .corpus_keys import BadIndex, KeyIndex, beside, build, check_room, corpus_index
 from .corpus_keys import disk_faults, human, identity, index_path, locked, progress_bar
 from .corpus_keys import read_json, read_manifest, remove_damaged, say
-from .cosine_sims import LARGE, SparseCounts, threshold_attention, watched
+from .cosine_sims import LARGE, Counted, Similar, SparseCounts, threshold_attention, watched
 from .data import PIECE, Corpus, Substrings, rank_windows
 from .model import plain_state, snapshot
 from .other_models import Decoder
@@ -55,6 +56,13 @@ def prefixes(self: _SortedStrings): # arrays (n,) int64
         for d in range(i, i+self.depth): number = number*self.vocab_size + self.tokens[d:d+len(number)]
         yield number
 
+# %% ../nbs/06a_shards.ipynb #nt01
+class _RankedWindows(NamedTuple):
+    "The windows of a run, sorted."
+    positions: np.ndarray # (n_windows,) where they begin
+    first: np.ndarray     # (n,) where each string stands first
+    rank: np.ndarray      # (n_windows,) which string each is
+
 # %% ../nbs/06a_shards.ipynb #s010
 class _Run(NamedTuple):
     "Strings that are neighbours in the alphabet."
@@ -62,11 +70,11 @@ class _Run(NamedTuple):
     values: SparseCounts # (n, vocab_size) how often each token follows
 
 @patch
-def rank_run(self: _SortedStrings, i: int) -> tuple: # (n_windows,) positions, (n,) first, (n_windows,) rank
+def rank_run(self: _SortedStrings, i: int) -> _RankedWindows:
     "Sort the windows of run `i`."
     positions = np.flatnonzero(self.run_of == i)
     first, rank = rank_windows(self.tokens, self.length, self.vocab_size, positions)
-    return positions, positions[first], rank
+    return _RankedWindows(positions, positions[first], rank)
 
 # %% ../nbs/06a_shards.ipynb #s010b
 @patch
@@ -159,10 +167,9 @@ def _shard_identity(whole: dict, begin: int, end: int) -> dict:
 class Peers:
     "The processes of a `torchrun`, or this one alone; all of them call the same methods in the same order."
     def __init__(self):
-        several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
+        self.world, self.rank = processes()
         # waiting for a long share is no fault
-        self.group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) if several else None
+        self.group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) if self.world > 1 else None
 
     @contextmanager
     def talking(self):
@@ -205,16 +212,13 @@ def agreed(self: Peers):
 # %% ../nbs/06a_shards.ipynb #s027a
 @contextmanager
 def joined():
-    "Join the processes of a `torchrun`: how many there are, and the number of this one; 1 and 0 without it."
+    "Join the processes of a `torchrun`, for a `with` block that is given `Processes`."
     if os.environ.get('WORLD_SIZE', '').strip() in ('', '1'):
-        yield 1, 0
+        yield Processes(1, 0)
         return
     if not dist.is_available(): raise UserError('this PyTorch counts in one process only; unset WORLD_SIZE')
-    try: dist.init_process_group('gloo')
-    except (RuntimeError, ValueError, OSError) as e:
-        raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); '
-                        'start them with torchrun, or unset WORLD_SIZE') from e
-    yield dist.get_world_size(), dist.get_rank()
+    join_processes('gloo')
+    yield processes()
     dist.destroy_process_group()
 
 # %% ../nbs/06a_shards.ipynb #s030
@@ -265,7 +269,7 @@ def _count_strings(strings: _SortedStrings, peers: Peers) -> np.ndarray: # (n_ru
     sizes = torch.zeros(len(strings.runs), dtype=torch.long)
     with peers.watched() as check:
         for i in range(peers.rank, len(sizes), peers.world):
-            sizes[i] = len(strings.rank_run(i)[1])
+            sizes[i] = len(strings.rank_run(i).first)
             check()
     return peers.sum(sizes).numpy()
 
@@ -334,6 +338,7 @@ def _divide(work: _Work, peers: Peers) -> list: # numbers of shards
     _check_division(divisions, folder, work.n_shards)
     takes = _share_out(seen, work.n_shards)
     mine = [i for i, rank in enumerate(takes) if rank == peers.rank]
+    # bytes of those that are still to be written here
     new = [math.prod(work.identity(i)['shape'])*2 for i in mine if not seen[peers.rank].get(i)]
     with peers.agreed():
         for i in mine: _check_build(work.path(i), work.identity(i))
@@ -407,6 +412,7 @@ def _open(folder: Path, whole: dict, corpus: Corpus, model: Decoder, peers: Peer
     with peers.agreed(), disk_faults(folder):
         mine = [folder/_shard_name(i, n_shards) for i, rank in enumerate(takes) if rank == peers.rank]
         shards = [_open_shard(path, whole, corpus, model) for path in mine]
+    # one behind the other, without a gap, from the first string to the last
     theirs = peers.gather([shard.identity['shard'][:2] for shard in shards])
     covered = sorted(ends for some in theirs for ends in some)
     begins, ends = [a for a, _ in covered], [b for _, b in covered]
@@ -482,12 +488,13 @@ def _in_one(counts, n_matches): # (…, width), (…) → (…, width+1)
 
 # %% ../nbs/06a_shards.ipynb #s056b
 @patch
-def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> tuple:
+def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> Counted:
     """As `threshold_attention`, by all processes; the values are those that the shards have themselves.
 
     If what is given has columns of `counted_tokens` alone, so has what is counted."""
     everything = self.next_counts()
     told = None if values.width == everything.width else self.counted_tokens(everything)
+    # zeros of the right shape: what is counted among no keys
     none = queries.new_empty(len(queries), 0, queries.shape[-1])
     total = _in_one(*threshold_attention(queries, none, _no_counts(values.width), thresholds))
     n, bar = len(queries)*sum(map(len, self.shards)), dict(unit='keys', unit_scale=True, disable=not progress)
@@ -501,7 +508,7 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
             found = threshold_attention(queries, shard.keys, theirs, thresholds, own, step)
             total += _in_one(*found)
     total = self.peers.sum(total)
-    return total[..., :-1], total[..., -1]
+    return Counted(total[..., :-1], total[..., -1])
 
 # %% ../nbs/06a_shards.ipynb #s058
 @patch
@@ -510,7 +517,7 @@ def next_counts(self: KeyIndex) -> SparseCounts: # (n_keys, vocab_size)
     return next_counts(self.strings, len(self.model.tokenizer))[self.ids]
 
 @patch
-def count(self: KeyIndex, queries, values, thresholds, exclude=None, progress=False) -> tuple:
+def count(self: KeyIndex, queries, values, thresholds, exclude=None, progress=False) -> Counted:
     "`threshold_attention` over the rows."
     return threshold_attention(queries, self.keys, values, thresholds, exclude, progress)
 
@@ -541,12 +548,12 @@ def counted_tokens(self: ShardedIndex, values: SparseCounts) -> torch.Tensor: # 
         return _told_apart(torch.from_numpy(follow).long(), values.width)
 
 # %% ../nbs/06a_shards.ipynb #s061
-def _best(found: list, k) -> tuple: # found: pairs of rows and cosines (n_queries, n); k: None for all
+def _best(found: list, k) -> Similar: # found: of Similar, or such pairs; k: None for all
     "The `k` largest cosines of each query, ties by row."
     rows, cosines = (torch.cat(x, 1) for x in zip(*found))
     rows, order = rows.sort(dim=1)
     cosines, order = cosines.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return rows.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous()
+    return Similar(rows.gather(1, order)[:, :k].contiguous(), cosines[:, :k].contiguous())
 
 # %% ../nbs/06a_shards.ipynb #s061b
 @patch
@@ -555,16 +562,17 @@ def best(self: ShardedIndex,
                      # shard, what to call meanwhile, and cosines (n_queries,) below which nothing counts
          n_queries: int,
          k=None,     # how many rows; None: all that are found
-        ) -> tuple:  # rows (n_queries, n) int64, cosines float64
+        ) -> Similar: # (n_queries, n)
     "What all shards find, the largest cosines first."
-    found = [(torch.empty(n_queries, 0, dtype=torch.long), torch.empty(n_queries, 0, dtype=torch.float64))]
+    none = torch.empty(n_queries, 0, dtype=torch.long)
+    found = Similar(none, none.double())
     with self.peers.watched() as check:
         for shard in self.shards:
-            known = found[-1][1]
+            known = found.cosines
             least = known[:, -1] if known.shape[1] == k else known.new_full([n_queries], -torch.inf)
             rows, cosines = search(shard, check, least)
-            found = [_best([*found, (rows+shard.begin, cosines)], k)]
-    return _best(self.peers.gather(found[0]), k)
+            found = _best([found, Similar(rows+shard.begin, cosines)], k)
+    return _best(self.peers.gather(found), k)
 
 # %% ../nbs/06a_shards.ipynb #s064
 @patch

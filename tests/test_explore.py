@@ -1,13 +1,13 @@
 "The page to play with computes what the package computes, and anybody can use it."
-import http.server, json, shutil, signal, socket, subprocess, threading
+import json, shutil, signal, socket, subprocess
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 import pytest, torch
 from hypothesis import given, strategies as st
+from served import served
 from shakespeare_ffn.compact import compact_index
 from shakespeare_ffn.core import WEIGHTS
 from shakespeare_ffn.corpus_keys import corpus_index
@@ -217,11 +217,7 @@ def test_the_compact_index_in_the_page_is_that_of_the_package(site, in_javascrip
 
 @pytest.fixture(scope='module')
 def address(site):
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(site[0]))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}/index.html'
-    server.shutdown()
+    with served(site[0]) as server: yield f'{server}/index.html'
 
 @pytest.fixture
 def view(browser, address):

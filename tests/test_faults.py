@@ -213,7 +213,7 @@ def test_threads_that_write_one_file(tmp_path):
 
 def test_thresholds_that_differ_late_have_files_of_their_own(small, new_cache):
     index = mock.Mock(path=Path('an-index'))
-    files = {similar_space.counts_file(index, 5, 0, threshold) for threshold in (.1234561, .1234564)}
+    files = {similar_space._counts_file(index, 5, 0, threshold) for threshold in (.1234561, .1234564)}
     assert len(files) == 2
 
 # ---- weights that are none

@@ -25,7 +25,7 @@ from standin import There, gpu
 CASES = """
 import sys, torch
 from shakespeare_ffn import cosine_sims
-from shakespeare_ffn.cosine_sims import Values, cosine, count_fused, launch
+from shakespeare_ffn.cosine_sims import Values, _launch, cosine, count_fused
 device, generator = sys.argv[1], torch.Generator().manual_seed(0)
 
 def check(queries, keys, values, thresholds):
@@ -71,10 +71,10 @@ assert rounded[0] < true[0] == .89 and .85 < true[1] < rounded[1]
 # more doubtful pairs than there is room for
 same = torch.ones(60, 32).bfloat16().to(device)
 for room in 1, 3600, 2**20:
-    sums, doubtful = launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
+    sums, doubtful = _launch(same, same, torch.ones(60, 2, dtype=torch.long, device=device), 1., room)
     assert sorted(doubtful.tolist()) == list(range(3600)) and not sums.any()
 columns = torch.full((60, 200), 1000, device=device) # in two parts, done again
-sums, doubtful = launch(same, same, columns, 1., 1)
+sums, doubtful = _launch(same, same, columns, 1., 1)
 assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
 """
 ON_STAND_IN = f"""
@@ -196,7 +196,7 @@ def test_training(recipe, corpus, there, tmp_path):
     small = replace(_stretched(RECIPES[recipe], 3), batch_size=2)
     new = lambda: Run(corpus, small, 0, Config(block_size=16, n_layer=2, n_head=2, n_embed=16), there)
     run, other = new(), new()
-    run.train_tokens = run.val_tokens = run.corpus.split()[1][:200]
+    run.train_tokens = run.val_tokens = run.corpus.split().val[:200]
     x, y = batch(run.val_tokens, 2, 16, torch.Generator())
     run.corpus = replace(corpus, text=corpus.text[:2000]) # whose losses take no time
     run.advance()
@@ -227,7 +227,7 @@ def test_geometry_and_subspaces(model_there, model, tokens):
     assert all(ablate(model_there, acts, 2, part, alone).is_cuda for part in (None, 'sa')
                for alone in (False, True))
     e = torch.randn(3, 5, 384, device='cuda:0')
-    assert least_losses(model_there, 2)[0].is_cuda and geometry(e[0]).distance.least > 0
+    assert least_losses(model_there, 2).reached.is_cuda and geometry(e[0]).distance.least > 0
     assert projection_cosine(e[0], subspaces(e, 2)).is_cuda and projection_matrix(subspaces(e)).is_cuda
 
 def test_criterion_and_chance(there):

@@ -188,7 +188,7 @@ def test_results_are_of_a_full_run_with_the_shipped_weights(path, full_run):
     assert stamps(path.read_text(encoding='utf-8')) == full_run
 
 def test_every_benchmark_has_its_result():
-    scripts = {p.stem for p in (ROOT/'benchmarks').glob('*.py')} - {'common', 'run'}
+    scripts = {p.stem for p in (ROOT/'benchmarks').glob('*.py')} - {'common', 'run', 'served'}
     assert scripts == {p.stem for p in (ROOT/'results').glob('*.md')}
 
 @pytest.fixture(scope='module')
@@ -221,13 +221,16 @@ def row_names(tree) -> list:
     return [''.join('.+' if isinstance(part, ast.FormattedValue) else re.escape(part.value) for part in some)
             for some in parts]
 
+ALSO_FIT = {'07a_how_good': r'Hellinger distance, seed \d+'} # rows that fit, and are not meant
+
 @each_path
 def test_no_row_is_read_that_a_later_notebook_records(path, recorded_in):
     order = [p.stem for p in notebooks(ROOT)]
-    for tree in trees(path):
-        for name in row_names(tree):
-            places = [order.index(nb) for row, nb in recorded_in.items() if re.fullmatch(name, row)]
-            assert not places or min(places) < order.index(path.stem), name
+    not_meant = re.compile(ALSO_FIT.get(path.stem, 'none'))
+    for name in [name for tree in trees(path) for name in row_names(tree)]:
+        rows = [row for row in recorded_in if re.fullmatch(name, row) and not not_meant.fullmatch(row)]
+        assert rows or path.stem == '00_core', f'{name} is no row' # 00 shows it with rows of its own
+        assert [row for row in rows if order.index(recorded_in[row]) >= order.index(path.stem)] == []
 
 FOLDERS = 'shakespeare_ffn', 'tools', 'tests', 'benchmarks'
 SCRIPTS = sorted(p for folder in FOLDERS for p in (ROOT/folder).glob('*.py'))

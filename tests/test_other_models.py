@@ -661,4 +661,4 @@ def test_classes_of_a_trained_checkpoint(tmp_path, new_cache, text, corpus):
     (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos=dict(enumerate(shuffled)))))
     check_classes(load_nanogpt(checkpoint(tmp_path/'ckpt.pt', nanogpt_names(model))), text)
 
-def corpus_tokens(tokenizer, text): return tokenizer.split(text.read_text(encoding='utf-8'))[0].astype(int)
+def corpus_tokens(tokenizer, text): return tokenizer.split(text.read_text(encoding='utf-8')).ids.astype(int)

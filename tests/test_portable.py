@@ -139,12 +139,12 @@ def test_names_of_files():
 def test_names_of_what_the_cache_keeps(corpus, model, new_cache):
     from shakespeare_ffn.corpus_keys import identity, index_path
     from shakespeare_ffn.learned_embeddings import _stage_file
-    from shakespeare_ffn.similar_space import approximation_file, counts_file
+    from shakespeare_ffn.similar_space import _counts_file, approximation_file
     from shakespeare_ffn.training import default_output
     path = index_path(identity(corpus, model, 10, 'float32', 5))
     index = type('Index', (), dict(path=path))
     kept = [path, path.with_name(path.name + '.lock'),
-            *(counts_file(index, 200, 5, t) for t in (-1., 1e-7, .1 + .2)), approximation_file(model),
+            *(_counts_file(index, 200, 5, t) for t in (-1., 1e-7, .1 + .2)), approximation_file(model),
             default_output(corpus, 'fast', 2**63-1)]
     kept += [_stage_file(model, 0, [1, 64], 100, 30, spread) for spread in (1., .5, 1e-6)]
     names = [p.relative_to(core.cache_dir()).as_posix() for p in kept]

@@ -1,12 +1,13 @@
 """The site as Quarto renders it. Without Quarto on the PATH these tests are skipped, those in a browser also
 without Chromium or playwright."""
-import functools, gzip, http.server, re, shutil, threading
+import gzip, re, shutil
 import play
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 import nbformat, pytest
 from bs4 import BeautifulSoup
 from nbdev.config import get_config
+from served import served
 from test_site import build, prose, words
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,11 +96,7 @@ def address(site, tmp_path_factory):
     "Where a server of one's own shows the site, below the same path as its host"
     root, base = tmp_path_factory.mktemp('host'), get_config().doc_baseurl
     (root/base.strip('/')).symlink_to(site, target_is_directory=True)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(root))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}{base}'
-    server.shutdown()
+    with served(root) as server: yield server + base
 
 # Pictures partly outside of the box that they scroll in, and words of a table's links in two lines.
 CUT_OFF = """() => {

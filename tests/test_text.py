@@ -306,8 +306,8 @@ def test_explaining_again_costs_no_memory():
 
 def test_nobody_else_has_the_default_model():
     "or what they change in it would change the answers"
-    assert module.default_model('cpu') is module.default_model('cpu')
-    assert all(load_model() is not module.default_model('cpu') for _ in range(2))
+    assert module._default_model('cpu') is module._default_model('cpu')
+    assert all(load_model() is not module._default_model('cpu') for _ in range(2))
 
 @settings(max_examples=100, deadline=None)
 @given(st.text('abc', min_size=1, max_size=40), st.integers(1, 4))

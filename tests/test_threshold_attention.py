@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import cosine_sims, nearest_strings
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.cosine_sims import Cascade, Sieve, SparseCounts, Values, balls_around, batches, cosine
+from shakespeare_ffn.cosine_sims import SparseCounts, Values, _Cascade, _Sieve, _balls_around, batches, cosine
 from shakespeare_ffn.cosine_sims import count_one, error_bound
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
@@ -121,10 +121,10 @@ def test_sieves_lose_nothing(problem, depths, bfloat16, end, seed, spread):
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
     dtype = torch.bfloat16 if bfloat16 else torch.float32
-    sieves = [Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
+    sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
     own = torch.full((len(queries),), threshold, dtype=torch.float64)
     if spread: own[1:] -= torch.rand(len(own)-1, generator=generator) # a lower threshold lets more through
-    cascade = Cascade(unit(queries), own, *sieves)
+    cascade = _Cascade(unit(queries), own, *sieves)
     values = Values(values.repeat(10, 1)[:len(keys)])
     counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
@@ -138,11 +138,11 @@ def test_bounds_hold_within_what_is_paid_for(noise, dtype):
     middle = torch.randn(4, 1, 384, generator=generator)
     keys = unit((middle + noise*torch.randn(4, 64, 384, generator=generator)).flatten(0, 1))
     queries = unit(torch.cat([middle[:, 0], -middle[:, 0], torch.randn(50, 384, generator=generator)]))
-    balls, own, q = balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
+    balls, own, q = _balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
     cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64)
-    by_balls = Cascade(queries, own).above(balls) + balls.lengths.amax(1, keepdim=True)
-    sieve = Sieve(queries, torch.linalg.qr(torch.randn(384, 60, generator=generator))[0], dtype)
-    above = Cascade(queries, own).above(balls)
+    by_balls = _Cascade(queries, own).above(balls) + balls.lengths.amax(1, keepdim=True)
+    sieve = _Sieve(queries, torch.linalg.qr(torch.randn(384, 60, generator=generator))[0], dtype)
+    above = _Cascade(queries, own).above(balls)
     for group, rows in enumerate(sieve.rows(balls).split(64)):
         reached = cosines[:, group].amax(1) - .3
         assert (by_balls[group] + cosine_sims._slack(balls)[group] >= reached).all()
@@ -254,7 +254,7 @@ def shared_case(tmp_path):
     keys = torch.randn(2, 101, 16, generator=generator).bfloat16() # 101 does not divide by 2 or 3
     queries, values = keys[:, :9], torch.randint(0, 5, (101, 7), generator=generator)
     case = queries, keys, values, [[.3, .5], [.2, -1.]], torch.tensor([0, 1, 60, 100, -1, -1, 5, 6, 7])
-    torch.save((*case, threshold_attention(*case)), tmp_path/'case.pt')
+    torch.save((*case, tuple(threshold_attention(*case))), tmp_path/'case.pt')
     return tmp_path/'case.pt'
 
 @pytest.mark.parametrize('what', ['counts', 'nearest'])

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
 from shakespeare_ffn.alternate_models import load_distributions
-from shakespeare_ffn.core import UserError
+from shakespeare_ffn.core import Processes, UserError
 from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
@@ -187,7 +187,7 @@ def test_bad_options(capsys, text, tmp_path, monkeypatch):
         assert f"'{loss}' is not a loss" in refused(capsys, '--text', text, '--stop-at', loss)
     assert 'slow' in refused(capsys, '--recipe', 'slow')
     assert 'to go on from' in refused(capsys, '--text', text, '--output', tmp_path/'new', '--resume')
-    monkeypatch.setattr(training, '_ranks', lambda: (0, 3))
+    monkeypatch.setattr(training, 'processes', lambda: Processes(3, 0))
     assert '3 processes cannot share batches of 8' in refused(capsys, '--text', text)
 
 def test_the_largest_seed(text, tmp_path):
@@ -427,7 +427,7 @@ def test_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch,
 def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypatch):
     for name, value in (SEVERAL | dict(MASTER_PORT='29500')).items(): monkeypatch.setenv(name, value)
     why = 'The client socket has timed out after 60000ms'
-    def lost(): raise torch.distributed.DistNetworkError(f'{why}\nand more')
+    def lost(backend): raise torch.distributed.DistNetworkError(f'{why}\nand more')
     monkeypatch.setattr(training.dist, 'init_process_group', lost)
     message = refused(capsys, '--text', text, '--output', tmp_path/'w')
     assert f'do not find each other ({why})' in message

@@ -41,8 +41,8 @@ def check(
             if (root/name).exists(): copy(root/name, new/name)
         copytree(root/NBS, new/NBS, symlinks=True, ignore=ignore_patterns('.*'))
         subprocess.run([sys.executable, __file__], cwd=new, check=True)
-        old, new = generated(root), generated(new)
-    return sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        before, after = generated(root), generated(new)
+    return sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
 
 if __name__ == '__main__':
     as_written = argparse.RawDescriptionHelpFormatter

@@ -26,7 +26,7 @@ def fits(metadata, seed) -> bool: # metadata: None if there are none
 def kept(seed) -> bool:
     "Is there what the project keeps of a model?"
     if seed == SEEDS[0]: return fits(load_model().metadata, seed)
-    try: return fits(load_distributions(distributions(seed))[1], seed)
+    try: return fits(load_distributions(distributions(seed)).metadata, seed)
     except UserError: return False
 
 def make(seed, device, corpus) -> str:
