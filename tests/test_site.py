@@ -2,7 +2,7 @@
 import os, re, shutil
 from pathlib import Path
 import nbformat, pytest, yaml
-from docs import COLAB, HEART, LEAD, TEST, docs, fold_of
+from docs import COLAB, HEART, LEAD, TEST, docs, fold_of, words_of
 from forked import python
 from shakespeare_ffn.core import command
 
@@ -80,6 +80,13 @@ def test_every_page_keeps_its_introduction(site):
         assert front['title'] == title.removeprefix('# '), made.name
         assert words(front['description']) == words(summary.removeprefix('> ')), made.name
 
+def test_quarto_is_the_same_wherever_it_renders():
+    "Another one may write other pages than those that were looked at"
+    texts = [path.read_text(encoding='utf-8') for path in (ROOT/'.github'/'workflows').glob('*.yaml')]
+    rendering = [text for text in texts if 'quarto-actions' in text]
+    versions = [re.findall(r'quarto-actions/setup@v2\n +with:\n +version: ([\d.]+)\n', text) for text in rendering]
+    assert len(versions) == 2 and versions[0] == versions[1] != []
+
 def test_nothing_is_executed_by_quarto(site):
     assert yaml.safe_load((site/'_quarto.yml').read_text(encoding='utf-8'))['execute'] == {'enabled': False}
 
@@ -128,10 +135,41 @@ def test_a_chapter_opens_with_its_picture(site):
         assert not any(LEAD in c.source for c in cells)
 
 def test_folds_do_not_pile_up(site):
-    "Cells that are folded alike and follow each other are one"
+    "Cells that are folded alike, or say the same, and follow each other are one"
     for path in site.rglob('*.ipynb'):
-        folds = [fold_of(c) for c in nbformat.read(path, as_version=4).cells]
-        assert not any(a and a == b for a, b in zip(folds, folds[1:])), path.name
+        cells = nbformat.read(path, as_version=4).cells
+        for cell, after in zip(cells, cells[1:]):
+            assert not (fold_of(cell) and words_of(cell) == words_of(after)), (path.name, words_of(cell))
+
+def test_a_fold_without_a_description_says_what_it_defines(site):
+    "nbdev describes public names alone"
+    folds = [words_of(c) for c in nbformat.read(site/'04_corpus_keys.ipynb', as_version=4).cells]
+    assert 'The source of _prefix_tree' in folds and 'The source of _RowFile' in ' '.join(folds)
+    assert 'The source' in folds and not any('__' in words for words in folds)
+
+def test_what_a_progress_bar_wiped_away_is_left_out(site):
+    cells = nbformat.read(site/'19_cause.ipynb', as_version=4).cells
+    assert [o for c in cells for o in c.get('outputs', []) if not o.get('text', 'said').strip()] == []
+
+def test_a_command_s_help_is_laid_out(site):
+    "an option each, which breaks its lines where the window ends"
+    for name in '02_training', '08_explain', '21_explore':
+        [shown] = [text for text in shown_by(site, name) if '-h, --help' in text]
+        options = re.findall(r'<span class="option"><span>(.*?)</span> <span>(.*?)</span></span>', shown)
+        assert ('-h, --help', 'show this help message and exit') in options
+        assert '\n' not in shown and any(len(words) > 80 for _, words in options)
+    for path in site.glob('*.ipynb'):
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])]
+        assert not any(o.output_type == 'stream' and 'usage: ' in o.text for o in outputs), path.name
+
+def test_bars_keep_their_lines(site):
+    assert sum('<span class="bars">next  model' in text for text in shown_by(site, '08_explain')) >= 2
+
+def test_the_citation_names_the_authors_as_they_are(site):
+    "and does not take them for a person with a family name"
+    head = nbformat.read(site/'blog'/'beyond_self_attention.ipynb', as_version=4).cells[0].source
+    author = yaml.safe_load(head.split('---')[1])['author']
+    assert author == {'name': {'literal': 'shakespeare_ffn contributors'}}
 
 def test_the_article_has_the_page_to_play_with_in_it(site):
     cells = nbformat.read(site/'blog'/'beyond_self_attention.ipynb', as_version=4).cells
@@ -188,8 +226,11 @@ def test_figures_of_a_table_stay_together(site):
         outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])]
         texts += [o.get('data', {}).get('text/markdown', '') for o in outputs]
     tables = [text for text in texts if text.startswith('|')]
-    for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
-    assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
+    wholes = '\xa0±\xa0', '\xa0to\xa0', '\xa0to\xa0-0', '`\xa00', '\xa0×\xa0', 'e-\u206005'
+    for whole in *wholes, '| training\xa0part alone |':
+        assert any(whole in table for table in tables), whole
+    assert not any(re.search(r'\d%? (±|to|×) -?\d|` -?\d|\de-\d', table) for table in tables)
+    assert any('[(0.1266\xa0to\xa00.1293)]{.interval}' in table for table in tables)
     assert any('\n| ours,\xa0fitted\xa0on the\xa0other\xa0half |' in table for table in tables)
     assert '4\xa0blocks\xa0of width\xa0128' in (site/'results'/'other_models.md').read_text(encoding='utf-8')
 
