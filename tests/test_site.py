@@ -2,7 +2,7 @@
 import os, re, shutil
 from pathlib import Path
 import nbformat, pytest, yaml
-from docs import COLAB, HEART, LEAD, TEST, docs, fold_of, words_of
+from docs import COLAB, HEART, LEAD, TEST, docs, fold_of, is_said_again, words_of
 from forked import python
 from shakespeare_ffn.core import command
 
@@ -84,7 +84,8 @@ def test_quarto_is_the_same_wherever_it_renders():
     "Another one may write other pages than those that were looked at"
     texts = [path.read_text(encoding='utf-8') for path in (ROOT/'.github'/'workflows').glob('*.yaml')]
     rendering = [text for text in texts if 'quarto-actions' in text]
-    versions = [re.findall(r'quarto-actions/setup@v2\n +with:\n +version: ([\d.]+)\n', text) for text in rendering]
+    version = re.compile(r'quarto-actions/setup@v2\n +with:\n +version: ([\d.]+)\n')
+    versions = [version.findall(text) for text in rendering]
     assert len(versions) == 2 and versions[0] == versions[1] != []
 
 def test_nothing_is_executed_by_quarto(site):
@@ -138,8 +139,16 @@ def test_folds_do_not_pile_up(site):
     "Cells that are folded alike, or say the same, and follow each other are one"
     for path in site.rglob('*.ipynb'):
         cells = nbformat.read(path, as_version=4).cells
-        for cell, after in zip(cells, cells[1:]):
-            assert not (fold_of(cell) and words_of(cell) == words_of(after)), (path.name, words_of(cell))
+        folds = [fold_of(cell) for cell in cells]
+        assert not any(a and a == b for a, b in zip(folds, folds[1:])), path.name
+        assert not any(map(is_said_again, cells, cells[1:])), path.name
+
+def test_code_stays_code(site):
+    "also where folds have become one"
+    for path in site.rglob('*.ipynb'):
+        cells = nbformat.read(path, as_version=4).cells
+        assert not any(re.search('^(def|import|from|@torch) ?', c.source, re.M)
+            for c in cells if c.cell_type == 'markdown' and '```' not in c.source), path.name
 
 def test_a_fold_without_a_description_says_what_it_defines(site):
     "nbdev describes public names alone"

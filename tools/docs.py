@@ -79,20 +79,23 @@ def merged(cells: list) -> list:
             made.append(first)
     return made
 
-def words_of(cell) -> str: # '' if it has none
+def words_of(cell) -> str: # '' if it says nothing
     "What a folded cell says of itself."
-    found = re.search(r'^#\| code-summary: *(.*)', cell.source, re.M) if cell.cell_type == 'code' else None
-    return found[1].strip('"') if found else ''
+    found = re.search(r'^#\| code-summary: *(.*)', cell.source, re.M)
+    return found[1].strip('"') if found and cell.cell_type == 'code' else ''
+
+def is_said_again(cell, after) -> bool:
+    "Whether a cell is nothing but folded code, and the one after it says the same."
+    return bool(fold_of(cell) and words_of(cell)) and words_of(cell) == words_of(after)
 
 def joined(cells: list) -> list:
     "Cells, of which one that is nothing but folded code has moved into the next, if that says the same."
     made = []
     for cell in cells:
-        last = made[-1] if made else None
-        if last and fold_of(last) and words_of(last) == words_of(cell):
+        if made and is_said_again(made[-1], cell):
+            last = made.pop()
             code = last.source.removeprefix(fold_of(last)).strip()
             directives, own = re.match(r'((?:#\|.*\n)*)(.*)', cell.source, re.S).groups()
-            made.pop()
             cell.source = f'{directives}{code}\n\n{own}'
         made.append(cell)
     return made
