@@ -153,7 +153,7 @@ def test_code_stays_code(site):
 def test_a_fold_without_a_description_says_what_it_defines(site):
     "nbdev describes public names alone"
     folds = [words_of(c) for c in nbformat.read(site/'04_corpus_keys.ipynb', as_version=4).cells]
-    assert 'The source of _prefix_tree' in folds and 'The source of _RowFile' in ' '.join(folds)
+    assert 'The source of `_prefix_tree`' in folds and 'The source of `_RowFile`' in ' '.join(folds)
     assert 'The source' in folds and not any('__' in words for words in folds)
 
 def test_what_a_progress_bar_wiped_away_is_left_out(site):
@@ -238,7 +238,7 @@ def test_figures_of_a_table_stay_together(site):
     wholes = '\xa0±\xa0', '\xa0to\xa0', '\xa0to\xa0-0', '`\xa00', '\xa0×\xa0', 'e-\u206005'
     for whole in *wholes, '| training\xa0part alone |':
         assert any(whole in table for table in tables), whole
-    assert not any(re.search(r'\d%? (±|to|×) -?\d|` -?\d|\de-\d', table) for table in tables)
+    assert not any(re.search(r'\d%? (±|to|of|×|:) -?\d|` -?\d|\de-\d', table) for table in tables)
     assert any('[(0.1266\xa0to\xa00.1293)]{.interval}' in table for table in tables)
     assert any('\n| ours,\xa0fitted\xa0on the\xa0other\xa0half |' in table for table in tables)
     assert '4\xa0blocks\xa0of width\xa0128' in (site/'results'/'other_models.md').read_text(encoding='utf-8')
@@ -247,6 +247,12 @@ def test_pictures_of_the_text_keep_their_words(site):
     text = prose(nbformat.read(site/'index.ipynb', as_version=4))
     pictures = re.findall(r'!\[([^]]+)\]\([^)]+\)(.*?)\]', text)
     assert pictures and all(rest == f'{{fig-alt="{words}"}}' for words, rest in pictures)
+
+def test_a_formula_keeps_its_bracket_and_its_full_stop(site):
+    paths = site/'00_data.ipynb', site/'02_training.ipynb'
+    data, training = (prose(nbformat.read(path, as_version=4)) for path in paths)
+    assert '(\u2060$65^{10}' in data and r'$\ln 65$' + '\u2060.' in training
+    assert not re.search(r'[^$]\$[.,]', data + training)
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

@@ -105,7 +105,7 @@ def named(cell):
     if words_of(cell) != 'The source': return
     names = re.findall(r'^(?:def |class )?(\w+)(?:\(| *=|:)', cell.source, re.M)
     if not names or not all(re.match('_[^_]', name) for name in names): return
-    of = ', '.join(names[:3]) + (' …' if names[3:] else '')
+    of = ', '.join(f'`{name}`' for name in names[:3]) + (' …' if names[3:] else '')
     cell.source = cell.source.replace('The source', f'The source of {of}', 1)
 
 def lead(cells: list) -> list: # none or one
@@ -168,7 +168,7 @@ def unbroken(table: str) -> str:
     rows = table.split('\n')
     heads = [re.fullmatch(r'[ |:-]+', below) for below in rows[1:]] + [False]
     table = '\n'.join(row if is_head else words.sub(in_few_lines, row) for row, is_head in zip(rows, heads))
-    table = re.sub(r'(\d%?) (±|to|×) (?=-?\d)', '\\1\xa0\\2\xa0', table)
+    table = re.sub(r'(\d%?) (±|to|of|×|:) (?=-?\d)', '\\1\xa0\\2\xa0', table)
     table = re.sub(r'(?<=\de-)(?=\d)', '\u2060', table)
     table = re.sub(r'\((-?[\d.,]+%?\xa0to\xa0-?[\d.,]+%?)\)', r'[(\1)]{.interval}', table)
     return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
@@ -215,6 +215,11 @@ def with_alt(markdown: str) -> str:
     "Text whose pictures keep their words: where these become a caption, Quarto leaves the picture without."
     return re.sub(r'!\[([^]]+)\]\([^)]+\)', r'\g<0>{fig-alt="\1"}', markdown)
 
+def unparted(markdown: str) -> str:
+    "Text in which no line ends between a formula and its bracket or the point after it."
+    return re.sub(r'(\()?((?<!\$)\$[^$\n]+\$)(?=([.,;:)])?)', lambda found:
+        (found[1]+'\u2060' if found[1] else '') + found[2] + ('\u2060' if found[3] else ''), markdown)
+
 def front_matter(cells: list) -> dict:
     "What a page's first cell says of it."
     return yaml.safe_load(cells[0].source.split('---')[1])
@@ -246,7 +251,7 @@ def prepare(path: Path):
             # a progress bar has wiped away what it had written
             cell.outputs = [o for o in cell.outputs if o.output_type != 'stream' or o.text.strip()]
             for output in cell.outputs: prepare_output(output, root, classes, cell.source)
-        elif cell.cell_type == 'markdown': cell.source = with_alt(cell.source)
+        elif cell.cell_type == 'markdown': cell.source = unparted(with_alt(cell.source))
     nb.cells = joined(merged(nb.cells))
     for cell in nb.cells: named(cell)
     nbformat.write(nb, path)
