@@ -156,6 +156,11 @@ def test_a_fold_without_a_description_says_what_it_defines(site):
     assert 'The source of `_prefix_tree`' in folds and 'The source of `_RowFile`' in ' '.join(folds)
     assert 'The source' in folds and not any('__' in words for words in folds)
 
+def test_no_fold_is_called_only_code(site):
+    for path in site.rglob('*.ipynb'):
+        cells = nbformat.read(path, as_version=4).cells
+        assert all(words_of(c) for c in cells if 'code-fold: true' in c.source), path.name
+
 def test_what_a_progress_bar_wiped_away_is_left_out(site):
     cells = nbformat.read(site/'19_cause.ipynb', as_version=4).cells
     outputs = [o for c in cells for o in c.get('outputs', [])]
@@ -229,7 +234,7 @@ def test_signatures_say_no_type_that_says_nothing(site):
             for output in cell.get('outputs', []):
                 markdown = output.get('data', {}).get('text/markdown', '')
                 signatures = '\n'.join(re.findall('^```python.*?^```', markdown, re.M | re.S))
-                assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.', signatures), path.name
+                assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.|[^`]`[^`]', signatures), path.name
 
 def test_figures_of_a_table_stay_together(site):
     texts = []

@@ -101,12 +101,15 @@ def joined(cells: list) -> list:
     return made
 
 def named(cell):
-    "Say what a fold defines where nothing above it does: nbdev describes no name that is `_private`."
-    if words_of(cell) != 'The source': return
-    names = re.findall(r'^(?:def |class )?(\w+)(?:\(| *=|:)', cell.source, re.M)
-    if not names or not all(re.match('_[^_]', name) for name in names): return
+    "Say what a fold holds that says nothing of itself, or is described nowhere: nbdev leaves `_names` out."
+    defined = re.findall(r'^(?:def|class) (\w+)|^(\w+)(?:, \w+)* *=', cell.source, re.M)
+    names = [a or b for a, b in defined]
     of = ', '.join(f'`{name}`' for name in names[:3]) + (' …' if names[3:] else '')
-    cell.source = cell.source.replace('The source', f'The source of {of}', 1)
+    if words_of(cell) == 'The source' and names and all(re.match('_[^_]', name) for name in names):
+        cell.source = cell.source.replace('The source', f'The source of {of}', 1)
+    elif not words_of(cell):
+        said = f'#| code-summary: "The code{of and " of "}{of}"'
+        cell.source = re.sub('^#[|] code-fold: true', rf'\g<0>\n{said}', cell.source, flags=re.M)
 
 def lead(cells: list) -> list: # none or one
     "A copy of the cell that a chapter leads with: its figure alone, without label, that is without a number."
@@ -130,12 +133,14 @@ def classes_of(source: str) -> dict: # name → what its instances are made of, 
     found = {}
     for name, bases, body in re.findall(r'^class (\w+)(.*):\n((?:    .*\n?|\n)+)', source, re.M):
         fields = re.findall(r'^    (\w+: [^#\n]*?) *(#.*)?$', body, re.M) if 'NamedTuple' in bases else []
-        found[name] = ''.join(f'    {field}, {comment}'.rstrip() + '\n' for field, comment in fields)
+        lines = [f'    {field}, {comment}'.replace('`', '').rstrip() + '\n' for field, comment in fields]
+        found[name] = ''.join(lines)
     return found
 
 def plain(signature) -> str: # signature: a match
-    "A signature without what nbdev adds: links in comments, modules, and types of defaults that say nothing."
+    "A signature without backticks, and what nbdev adds: links, modules, types of defaults that say nothing."
     text = re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', signature[0])
+    text = re.sub(r'(?<!`)`([^`\n]+)`(?!`)', r'\1', text)
     text = text.replace(':NoneType=', '=').replace(':function=<lambda>', '=…')
     return re.sub(r'\bshakespeare_ffn\.\w+\.', '', text)
 
