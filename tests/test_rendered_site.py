@@ -119,9 +119,45 @@ CUT_OFF = """() => {
   return cut;
 }"""
 
-# What is printed and scrolls sideways. (Tables and code may.)
-SCROLLS = """() => [...document.querySelectorAll('main .cell-output pre')]
-  .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 40))"""
+# What scrolls sideways: code, what is printed, formulas and tables. (On a phone tables may.)
+SCROLLS = """() => [...document.querySelectorAll('main pre, main div.sourceCode, main math[display=block]'
+    + (innerWidth < 600 ? '' : ', main .cell-output-markdown'))]
+  .filter(e => e.checkVisibility() && e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.textContent.trim().slice(0, 40))"""
+
+# Text that stands out from its ground by less than 4.5 : 1, as WCAG asks for small text.
+FAINT = """() => {
+  const colour = text => {
+    const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+    return {rgb: [r, g, b], a};
+  };
+  const over = (front, back) => front.rgb.map((x, i) => x*front.a + back[i]*(1 - front.a));
+  const light = rgb => rgb.map(x => x/255).map(x => x <= .04 ? x/12.92 : ((x + .055)/1.055)**2.4)
+    .reduce((sum, x, i) => sum + x*[.2126, .7152, .0722][i], 0);
+  const ground = e => {
+    const own = colour(getComputedStyle(e).backgroundColor);
+    return own.a === 1 ? own.rgb : over(own, e.parentElement ? ground(e.parentElement) : [255, 255, 255]);
+  };
+  const faint = new Set(), texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (texts.nextNode()) {
+    const {data, parentElement: e} = texts.currentNode;
+    if (!data.trim() || !e.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue;
+    const back = ground(e), front = over(colour(getComputedStyle(e).color), back);
+    const [less, more] = [light(front), light(back)].sort((a, b) => a - b);
+    if ((more + .05)/(less + .05) < 4.45) faint.add(`${e.tagName}: ${data.trim().slice(0, 30)}`);
+  }
+  return [...faint];
+}"""
+
+# How large the smallest letters of an opened figure are, in pixels: a matplotlib figure scales its letters.
+LETTERS = """async image => {
+  const text = await (await fetch(image.src)).text();
+  const figure = new DOMParser().parseFromString(text, 'image/svg+xml').documentElement;
+  const [, , width, height] = figure.getAttribute('viewBox').split(' ').map(Number);
+  const scales = [...text.matchAll(/scale\\((0\\.\\d+) -/g)].map(x => +x[1]).filter(x => x < .5);
+  const box = image.getBoundingClientRect(), [short, long] = [box.width, box.height].sort((a, b) => a - b);
+  return 100*Math.min(...scales)*Math.min(long/width, short/height);
+}"""
 
 @pytest.mark.parametrize('width, height', [(390, 844), (1280, 800)])
 @pytest.mark.parametrize('page', ['index.html', 'blog/beyond_self_attention.html'])
@@ -145,7 +181,28 @@ def test_in_a_browser(browser, site, pages, address, width, scheme):
         if page.parent.name == 'play': view.wait_for_selector('#main:not([aria-busy])')
         wide = view.evaluate('document.documentElement.scrollWidth')
         if wide > width: complaints.append((page.name, f'{wide} pixels wide'))
+        view.evaluate('document.querySelectorAll("main details").forEach(fold => { fold.open = true; })')
         complaints += [(page.name, 'cut off', what) for what in view.evaluate(CUT_OFF)]
-        if width < 600: complaints += [(page.name, 'scrolls', what) for what in view.evaluate(SCROLLS)]
+        complaints += [(page.name, 'scrolls', what) for what in view.evaluate(SCROLLS)]
+        complaints += [(page.name, 'is faint', what) for what in view.evaluate(FAINT)]
     view.close()
     assert complaints == []
+
+def test_a_figure_opens_legibly_on_a_phone(browser, site, address):
+    "In the text it may be small. Opened, its letters are ten pixels high or more"
+    context = browser.new_context(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True)
+    view = context.new_page()
+    view.goto(f'{address}/blog/beyond_self_attention.html')
+    figures = view.locator('main figure a.lightbox')
+    assert figures.count() >= 14
+    for i in range(figures.count()):
+        figures.nth(i).tap()
+        opened = view.locator('.gslide.current.loaded img')
+        opened.wait_for()
+        view.wait_for_timeout(600) # it grows
+        at = opened.bounding_box()
+        assert min(at['x'], at['y'], 390 - at['x'] - at['width'], 844 - at['y'] - at['height']) >= 0, at
+        if opened.get_attribute('src').endswith('.svg'): assert opened.evaluate(LETTERS) >= 10, i
+        view.locator('.gclose').tap()
+        view.locator('.glightbox-container').wait_for(state='detached')
+    context.close()

@@ -2,7 +2,7 @@
 import os, re, shutil
 from pathlib import Path
 import nbformat, pytest, yaml
-from docs import COLAB, HEART, LEAD, TEST, docs, fold_of
+from docs import COLAB, HEART, LEAD, TEST, docs, fold_of, is_said_again, words_of
 from forked import python
 from shakespeare_ffn.core import command
 
@@ -80,6 +80,14 @@ def test_every_page_keeps_its_introduction(site):
         assert front['title'] == title.removeprefix('# '), made.name
         assert words(front['description']) == words(summary.removeprefix('> ')), made.name
 
+def test_quarto_is_the_same_wherever_it_renders():
+    "Another one may write other pages than those that were looked at"
+    texts = [path.read_text(encoding='utf-8') for path in (ROOT/'.github'/'workflows').glob('*.yaml')]
+    rendering = [text for text in texts if 'quarto-actions' in text]
+    version = re.compile(r'quarto-actions/setup@v2\n +with:\n +version: ([\d.]+)\n')
+    versions = [version.findall(text) for text in rendering]
+    assert len(versions) == 2 and versions[0] == versions[1] != []
+
 def test_nothing_is_executed_by_quarto(site):
     assert yaml.safe_load((site/'_quarto.yml').read_text(encoding='utf-8'))['execute'] == {'enabled': False}
 
@@ -128,10 +136,56 @@ def test_a_chapter_opens_with_its_picture(site):
         assert not any(LEAD in c.source for c in cells)
 
 def test_folds_do_not_pile_up(site):
-    "Cells that are folded alike and follow each other are one"
+    "Cells that are folded alike, or say the same, and follow each other are one"
     for path in site.rglob('*.ipynb'):
-        folds = [fold_of(c) for c in nbformat.read(path, as_version=4).cells]
+        cells = nbformat.read(path, as_version=4).cells
+        folds = [fold_of(cell) for cell in cells]
         assert not any(a and a == b for a, b in zip(folds, folds[1:])), path.name
+        assert not any(map(is_said_again, cells, cells[1:])), path.name
+
+def test_code_stays_code(site):
+    "also where folds have become one"
+    for path in site.rglob('*.ipynb'):
+        cells = nbformat.read(path, as_version=4).cells
+        assert not any(re.search('^(def|import|from|@torch) ?', c.source, re.M)
+            for c in cells if c.cell_type == 'markdown' and '```' not in c.source), path.name
+
+def test_a_fold_without_a_description_says_what_it_defines(site):
+    "nbdev describes public names alone"
+    folds = [words_of(c) for c in nbformat.read(site/'04_corpus_keys.ipynb', as_version=4).cells]
+    assert 'The source of `_prefix_tree`' in folds and 'The source of `_RowFile`' in ' '.join(folds)
+    assert 'The source' in folds and not any('__' in words for words in folds)
+
+def test_no_fold_is_called_only_code(site):
+    for path in site.rglob('*.ipynb'):
+        cells = nbformat.read(path, as_version=4).cells
+        assert all(words_of(c) for c in cells if 'code-fold: true' in c.source), path.name
+
+def test_what_a_progress_bar_wiped_away_is_left_out(site):
+    cells = nbformat.read(site/'19_cause.ipynb', as_version=4).cells
+    outputs = [o for c in cells for o in c.get('outputs', [])]
+    printed = [o.text for o in outputs if 'text' in o]
+    assert '' not in map(str.strip, printed)
+
+def test_a_command_s_help_is_laid_out(site):
+    "an option each, which breaks its lines where the window ends"
+    for name in '02_training', '08_explain', '21_explore':
+        [shown] = [text for text in shown_by(site, name) if '-h, --help' in text]
+        options = re.findall(r'<span class="option"><span>(.*?)</span> <span>(.*?)</span></span>', shown)
+        assert ('-h, --help', 'show this help message and exit') in options
+        assert '\n' not in shown and any(len(words) > 80 for _, words in options)
+    for path in site.glob('*.ipynb'):
+        outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])]
+        assert not any(o.output_type == 'stream' and 'usage: ' in o.text for o in outputs), path.name
+
+def test_bars_keep_their_lines(site):
+    assert sum('<span class="bars">next  model' in text for text in shown_by(site, '08_explain')) >= 2
+
+def test_the_citation_names_the_authors_as_they_are(site):
+    "and does not take them for a person with a family name"
+    head = nbformat.read(site/'blog'/'beyond_self_attention.ipynb', as_version=4).cells[0].source
+    author = yaml.safe_load(head.split('---')[1])['author']
+    assert author == {'name': {'literal': 'shakespeare_ffn contributors'}}
 
 def test_the_article_has_the_page_to_play_with_in_it(site):
     cells = nbformat.read(site/'blog'/'beyond_self_attention.ipynb', as_version=4).cells
@@ -180,7 +234,7 @@ def test_signatures_say_no_type_that_says_nothing(site):
             for output in cell.get('outputs', []):
                 markdown = output.get('data', {}).get('text/markdown', '')
                 signatures = '\n'.join(re.findall('^```python.*?^```', markdown, re.M | re.S))
-                assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.', signatures), path.name
+                assert not re.search(r'NoneType|<lambda>|shakespeare_ffn\.|[^`]`[^`]', signatures), path.name
 
 def test_figures_of_a_table_stay_together(site):
     texts = []
@@ -188,8 +242,11 @@ def test_figures_of_a_table_stay_together(site):
         outputs = [o for c in nbformat.read(path, as_version=4).cells for o in c.get('outputs', [])]
         texts += [o.get('data', {}).get('text/markdown', '') for o in outputs]
     tables = [text for text in texts if text.startswith('|')]
-    for whole in '\xa0±\xa0', '\xa0to\xa0', '`\xa00': assert any(whole in table for table in tables)
-    assert not any(re.search(r'\d (±|to) \d|` -?\d', table) for table in tables)
+    wholes = '\xa0±\xa0', '\xa0to\xa0', '\xa0to\xa0-0', '`\xa00', '\xa0×\xa0', 'e-\u206005'
+    for whole in *wholes, '| training\xa0part alone |':
+        assert any(whole in table for table in tables), whole
+    assert not any(re.search(r'\d%? (±|to|of|×|:) -?\d|` -?\d|\de-\d', table) for table in tables)
+    assert any('[(0.1266\xa0to\xa00.1293)]{.interval}' in table for table in tables)
     assert any('\n| ours,\xa0fitted\xa0on the\xa0other\xa0half |' in table for table in tables)
     assert '4\xa0blocks\xa0of width\xa0128' in (site/'results'/'other_models.md').read_text(encoding='utf-8')
 
@@ -197,6 +254,12 @@ def test_pictures_of_the_text_keep_their_words(site):
     text = prose(nbformat.read(site/'index.ipynb', as_version=4))
     pictures = re.findall(r'!\[([^]]+)\]\([^)]+\)(.*?)\]', text)
     assert pictures and all(rest == f'{{fig-alt="{words}"}}' for words, rest in pictures)
+
+def test_a_formula_keeps_its_bracket_and_its_full_stop(site):
+    paths = site/'00_data.ipynb', site/'02_training.ipynb'
+    data, training = (prose(nbformat.read(path, as_version=4)) for path in paths)
+    assert '(\u2060$65^{10}' in data and r'$\ln 65$' + '\u2060.' in training
+    assert not re.search(r'[^$]\$[.,]', data + training)
 
 def test_chapters_are_numbered(site):
     sidebar = yaml.safe_load((site/'sidebar.yml').read_text(encoding='utf-8'))['website']['sidebar']

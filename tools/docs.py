@@ -20,6 +20,8 @@ LEAD = '#| lead: true\n'
 STAMP = 'print(stamp(), took()'
 # A similar string as `explain` prints it: cosine and weight, the string in its line, and which line that is.
 STRING = re.compile(r'^( +\d\.\d{3} +[\d.]+%)(  .*‹.*›.*?)(  +line \d.*\n?)', re.M)
+# Bars side by side as `explain` prints them, with their head.
+BARS = re.compile(r'^next  model .*\n(?:.*\d.*\n?)+', re.M)
 # Where the page to play with is shown within the article, if its data is there.
 HEART = '<div id="heart"></div>'
 PLAY = """```{=html}
@@ -77,6 +79,38 @@ def merged(cells: list) -> list:
             made.append(first)
     return made
 
+def words_of(cell) -> str: # '' if it says nothing
+    "What a folded cell says of itself."
+    found = re.search(r'^#\| code-summary: *(.*)', cell.source, re.M)
+    return found[1].strip('"') if found and cell.cell_type == 'code' else ''
+
+def is_said_again(cell, after) -> bool:
+    "Whether a cell is nothing but folded code, and the one after it says the same."
+    return bool(fold_of(cell) and words_of(cell)) and words_of(cell) == words_of(after)
+
+def joined(cells: list) -> list:
+    "Cells, of which one that is nothing but folded code has moved into the next, if that says the same."
+    made = []
+    for cell in cells:
+        if made and is_said_again(made[-1], cell):
+            last = made.pop()
+            code = last.source.removeprefix(fold_of(last)).strip()
+            directives, own = re.match(r'((?:#\|.*\n)*)(.*)', cell.source, re.S).groups()
+            cell.source = f'{directives}{code}\n\n{own}'
+        made.append(cell)
+    return made
+
+def named(cell):
+    "Say what a fold holds that says nothing of itself, or is described nowhere: nbdev leaves `_names` out."
+    defined = re.findall(r'^(?:def|class) (\w+)|^(\w+)(?:, \w+)* *=', cell.source, re.M)
+    names = [a or b for a, b in defined]
+    of = ', '.join(f'`{name}`' for name in names[:3]) + (' …' if names[3:] else '')
+    if words_of(cell) == 'The source' and names and all(re.match('_[^_]', name) for name in names):
+        cell.source = cell.source.replace('The source', f'The source of {of}', 1)
+    elif not words_of(cell):
+        said = f'#| code-summary: "The code{of and " of "}{of}"'
+        cell.source = re.sub('^#[|] code-fold: true', rf'\g<0>\n{said}', cell.source, flags=re.M)
+
 def lead(cells: list) -> list: # none or one
     "A copy of the cell that a chapter leads with: its figure alone, without label, that is without a number."
     copies = [copy.deepcopy(cell) for cell in cells if LEAD in cell.source]
@@ -99,12 +133,14 @@ def classes_of(source: str) -> dict: # name → what its instances are made of, 
     found = {}
     for name, bases, body in re.findall(r'^class (\w+)(.*):\n((?:    .*\n?|\n)+)', source, re.M):
         fields = re.findall(r'^    (\w+: [^#\n]*?) *(#.*)?$', body, re.M) if 'NamedTuple' in bases else []
-        found[name] = ''.join(f'    {field}, {comment}'.rstrip() + '\n' for field, comment in fields)
+        lines = [f'    {field}, {comment}'.replace('`', '').rstrip() + '\n' for field, comment in fields]
+        found[name] = ''.join(lines)
     return found
 
 def plain(signature) -> str: # signature: a match
-    "A signature without what nbdev adds: links in comments, modules, and types of defaults that say nothing."
+    "A signature without backticks, and what nbdev adds: links, modules, types of defaults that say nothing."
     text = re.sub(r'\[`([^]`]*)`\]\([^)]*\)', r'\1', signature[0])
+    text = re.sub(r'(?<!`)`([^`\n]+)`(?!`)', r'\1', text)
     text = text.replace(':NoneType=', '=').replace(':function=<lambda>', '=…')
     return re.sub(r'\bshakespeare_ffn\.\w+\.', '', text)
 
@@ -124,26 +160,53 @@ def described(markdown: str, classes: dict, source: str) -> str: # classes: as `
         markdown = markdown.replace(f'def {name}(', f'class {name}(').replace(')->None:', '):')
     return markdown
 
-def in_few_lines(label) -> str: # label: a match, of a row's first cell
-    "What a row is about, without a line for each of its words where the window is narrow."
-    lines = textwrap.wrap(label[0].removeprefix('| '), 16, break_long_words=False, break_on_hyphens=False)
-    return '| ' + ' '.join(line.replace(' ', '\xa0') for line in lines) + ' '
+def in_few_lines(text) -> str: # text: a match, of a cell that is text
+    "What a cell says, without a line for each of its words where the window is narrow."
+    lines = textwrap.wrap(text[0], 16, break_long_words=False, break_on_hyphens=False)
+    return ' '.join(line.replace(' ', '\xa0') for line in lines)
 
 def unbroken(table: str) -> str:
-    "A table in which no line ends within mean and deviation, an interval, or a character and its figure."
-    table = re.sub(r'^\| [^|`[]+', in_few_lines, table, flags=re.M)
-    table = re.sub(r'(\d%?) (±|to) (?=\d)', '\\1\xa0\\2\xa0', table)
+    "A table in which no line ends within a number, mean and deviation, an interval, character and figure."
+    # the first cell of each row, and others below the head that are nothing but words
+    table = re.sub(r'(?<=^\| )[^|`[\n]*[^|`[\s]', in_few_lines, table, flags=re.M)
+    words = re.compile(r'(?<= \| )[^|`[\d]*[a-z][^|`[\d]*(?= \|)')
+    rows = table.split('\n')
+    heads = [re.fullmatch(r'[ |:-]+', below) for below in rows[1:]] + [False]
+    table = '\n'.join(row if is_head else words.sub(in_few_lines, row) for row, is_head in zip(rows, heads))
+    table = re.sub(r'(\d%?) (±|to|of|×|:) (?=-?\d)', '\\1\xa0\\2\xa0', table)
+    table = re.sub(r'(?<=\de-)(?=\d)', '\u2060', table)
+    table = re.sub(r'\((-?[\d.,]+%?\xa0to\xa0-?[\d.,]+%?)\)', r'[(\1)]{.interval}', table)
     return re.sub(r'(`[^`\n]+`) (?=-?\d)', '\\1\xa0', table)
 
 def narrow(text: str) -> str: # HTML
-    "Text as `explain` prints it, of which a narrow screen gives each similar string a line of its own."
+    """Text as `explain` prints it, of which a narrow screen gives each similar string a line of its own, and
+    bars fewer pixels."""
+    text = BARS.sub(r'<span class="bars">\g<0></span>', text)
     return STRING.sub(r'<span class="string"><span>\1</span><span>\2</span><span>\3</span></span>', text)
+
+def usage(printed: str) -> str: # as argparse prints it → HTML
+    "A command's help, of which each paragraph and each option breaks its lines where the window ends."
+    # an option may have a line of its own
+    printed = re.sub(r'^(  -\S+(?: \S+)*)\n {6,}', r'\1  ', printed.strip(), flags=re.M)
+    printed = re.sub(r'(?<=\S)\n( {6,}|(?=\S))', ' ', printed)
+    shown = ''
+    for line in html.escape(printed, quote=False).split('\n'):
+        if option := re.match(r' +(\S.*?)  +(.*)', line):
+            line = f'<span>{option[1]}</span> <span>{option[2]}</span>'
+        # what may be left out keeps together
+        line = re.sub(r'\[[^]]*\]', r'<span class="text-nowrap">\g<0></span>', line)
+        shown += f'<span class="{"option" if option else "paragraph"}">{line or " "}</span>'
+    return f'<pre class="usage"><code>{shown}</code></pre>'
 
 def prepare_output(output, root: str, classes: dict, source: str): # source: of its cell
     "Make an output part of the page."
     data = output.get('data', {})
-    if STRING.search(printed := output.get('text', '')):
+    printed = output.get('text', '')
+    shown = None
+    if STRING.search(printed) or BARS.search(printed):
         shown = f'<pre><code>{narrow(html.escape(printed))}</code></pre>'
+    elif printed.startswith('usage: '): shown = usage(printed)
+    if shown:
         output.update(nbformat.v4.new_output('display_data', {'text/markdown': shown}))
     elif widget := data.get('text/html'):
         # its tables have their own widths
@@ -157,6 +220,11 @@ def with_alt(markdown: str) -> str:
     "Text whose pictures keep their words: where these become a caption, Quarto leaves the picture without."
     return re.sub(r'!\[([^]]+)\]\([^)]+\)', r'\g<0>{fig-alt="\1"}', markdown)
 
+def unparted(markdown: str) -> str:
+    "Text in which no line ends between a formula and its bracket or the point after it."
+    return re.sub(r'(\()?((?<!\$)\$[^$\n]+\$)(?=([.,;:)])?)', lambda found:
+        (found[1]+'\u2060' if found[1] else '') + found[2] + ('\u2060' if found[3] else ''), markdown)
+
 def front_matter(cells: list) -> dict:
     "What a page's first cell says of it."
     return yaml.safe_load(cells[0].source.split('---')[1])
@@ -168,7 +236,8 @@ def completed(cells: list, is_article: bool) -> str:
         if cell.cell_type == 'markdown' and (link := COLAB.search(cell.source)):
             cell.source = COLAB.sub('', cell.source)
             matter['code-links'] = [dict(text='Run in Colab', icon='play', href=link[1])]
-    if is_article: matter |= {'author': get_config().author, **ARTICLE}
+    # a name that is not a person's, which a citation would turn round
+    if is_article: matter |= {'author': {'name': {'literal': get_config().author}}, **ARTICLE}
     return f'---\n{yaml.safe_dump(matter, allow_unicode=True)}---\n'
 
 def prepare(path: Path):
@@ -184,9 +253,12 @@ def prepare(path: Path):
         cell.source = in_pages(cell.source.replace(LEAD, '').replace(HEART, heart), root)
         if cell.cell_type == 'code':
             cell.source = folded(cell.source)
+            # a progress bar has wiped away what it had written
+            cell.outputs = [o for o in cell.outputs if o.output_type != 'stream' or o.text.strip()]
             for output in cell.outputs: prepare_output(output, root, classes, cell.source)
-        elif cell.cell_type == 'markdown': cell.source = with_alt(cell.source)
-    nb.cells = merged(nb.cells)
+        elif cell.cell_type == 'markdown': cell.source = unparted(with_alt(cell.source))
+    nb.cells = joined(merged(nb.cells))
+    for cell in nb.cells: named(cell)
     nbformat.write(nb, path)
 
 def number_chapters(path: Path): # of the sidebar
