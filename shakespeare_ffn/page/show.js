@@ -51,8 +51,8 @@ export function children(parent, n, create) {
 // Rows of a table, a token each: what it is, and a bar of each kind, { model: [who, probabilities], … }
 export function fill(table, tokens, signs, kinds) {
   const row = () => make('tr', {}, make('th', { scope: 'row', class: 'char' }), make('td', {},
-    ...Object.entries(kinds).map(([kind, [who]]) => make('div', { class: 'bar', title: who },
-      make('i', { class: kind }), make('span', { class: 'unseen' }, `${who} `), ''))))
+    ...Object.entries(kinds).map(([kind, [who]], i, { length }) => make('div', { class: 'bar', title: who },
+      make('i', { class: kind }), make('span', { class: 'unseen' }, length > 1 ? `${who} ` : ''), ''))))
   children(table.tBodies[0], tokens.length, row).forEach(({ firstChild, lastChild }, n) => {
     firstChild.textContent = signs[tokens[n]]
     firstChild.setAttribute('aria-label', called(signs[tokens[n]]))
