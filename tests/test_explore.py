@@ -84,7 +84,7 @@ import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 const [folder] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
 const { decode, inTokens } = await import(`${folder}/read.js`)
-const { predict } = await import(`${folder}/rule.js`)
+const { counted, predict } = await import(`${folder}/rule.js`)
 const contents = JSON.parse(data('contents.json')), whole = gunzipSync(data('text.bin')).toString()
 const text = inTokens(whole, contents)
 const found = contents.prompts.map((p, i) => {
@@ -94,7 +94,9 @@ const found = contents.prompts.map((p, i) => {
     says[`${name} ${itself}`] = { says: [...p], n: blocks.map(b => b.n), shares: blocks.map(b => b.share) }
   }
   const strings = prompt.lists[4].map(s => [whole.slice(s.place, s.place + 10), s.cosine, s.next])
-  return { model: [...prompt.model], says, strings }
+  const above = prompt.above.map((_, b) => contents.edges.map(t => counted(prompt, contents, b, t, false)))
+  const edges = above.map(block => block.map(({ n, counts }) => [n, ...counts]))
+  return { model: [...prompt.model], says, strings, edges }
 })
 console.log(JSON.stringify(found))
 """
@@ -123,6 +125,13 @@ def test_thresholds_are_those_of_the_package(site, in_javascript, itself):
         assert torch.equal(torch.tensor([s['n'] for s in says]), play.above[1][range(6), at].T + itself)
         _, shares = rule.parts(counts)
         assert torch.allclose(torch.tensor([s['shares'] for s in says]).double(), shares.T, atol=1e-6)
+
+def test_every_edge_is_exact(site, in_javascript):
+    "of every block, for every prompt: how many strings, and what follows them"
+    counts, n = site[1].above
+    expected = torch.cat([n.long()[..., None], counts.to_dense().long()], -1).permute(2, 0, 1, 3)
+    found = torch.tensor([found['edges'] for found in in_javascript])
+    assert found.shape[1:3] == (6, 40) and torch.equal(found, expected)
 
 def play_edges(site) -> list: return site[1].contents['edges']
 
@@ -377,10 +386,10 @@ def test_the_list_is_one_stop(view):
     first = page.get_by_role('button', name='cosine 0.').first
     first.focus()
     page.keyboard.press('ArrowDown')
-    assert page.evaluate("document.activeElement.closest('li') === list.children[1]")
+    assert page.evaluate("document.activeElement.closest('li').previousSibling.previousSibling === null")
     assert page.locator('#list [tabindex="0"]').count() == 1
     page.keyboard.press('Tab')
-    assert page.evaluate("document.activeElement.id") == 'load-model'
+    assert page.evaluate("document.activeElement.closest('section').id") == 'typing'
     row = page.locator('#list li').nth(3)
     row.locator('.right').hover()
     assert len(row.get_attribute('title')) > 10 # the line of the play
@@ -420,7 +429,7 @@ def test_a_prompt_that_is_far_too_long(view):
     page.wait_for_function("document.querySelector('#load-index').hidden")
     long = 'And only l '*90_000
     page.evaluate("text => { search.value = text; search.dispatchEvent(new Event('change')) }", long)
-    page.wait_for_function("prompt => document.querySelector('#prompt').textContent.length === 200", arg=None)
+    page.wait_for_function("document.querySelector('#prompt').textContent.length === 200")
     assert len(page.url) < 1000
 
 def test_type_anything(view, site):
