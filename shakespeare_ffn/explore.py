@@ -363,13 +363,16 @@ def application(args) -> Application:
     return Application(data, names, about if others else None)
 
 # %% ../nbs/21_explore.ipynb #c061x
+# more threads than strings are asked for at once, so that who types need not wait; nobody sends a body
+_BOUNDS = dict(threads=128, connection_limit=256, max_request_body_size=2**16)
+
 def _run_explore(argv) -> str:
     "Serve until interrupted; what to print then."
     args = _explore_parser().parse_args(argv)
     def answer(*request): return app(*request)
     try:
         if not 0 < args.port < 2**16: raise ValueError('a port is a number from 1 to 65,535')
-        server = create_server(answer, host=args.host, port=args.port, threads=32)
+        server = create_server(answer, host=args.host, port=args.port, **_BOUNDS)
     except (OSError, ValueError, OverflowError) as e:
         why = getattr(e, 'strerror', None) or e
         raise UserError(f'cannot listen at {args.host}, port {args.port}: {why}; '

@@ -84,7 +84,7 @@ import { readFileSync } from 'node:fs'
 import { gunzipSync } from 'node:zlib'
 const [folder] = process.argv.slice(2), data = name => readFileSync(`${folder}/data/${name}`)
 const { decode, inTokens } = await import(`${folder}/read.js`)
-const { predict } = await import(`${folder}/rule.js`)
+const { counted, predict } = await import(`${folder}/rule.js`)
 const contents = JSON.parse(data('contents.json')), whole = gunzipSync(data('text.bin')).toString()
 const text = inTokens(whole, contents)
 const found = contents.prompts.map((p, i) => {
@@ -94,7 +94,9 @@ const found = contents.prompts.map((p, i) => {
     says[`${name} ${itself}`] = { says: [...p], n: blocks.map(b => b.n), shares: blocks.map(b => b.share) }
   }
   const strings = prompt.lists[4].map(s => [whole.slice(s.place, s.place + 10), s.cosine, s.next])
-  return { model: [...prompt.model], says, strings }
+  const above = prompt.above.map((_, b) => contents.edges.map(t => counted(prompt, contents, b, t, false)))
+  const edges = above.map(block => block.map(({ n, counts }) => [n, ...counts]))
+  return { model: [...prompt.model], says, strings, edges }
 })
 console.log(JSON.stringify(found))
 """
@@ -123,6 +125,13 @@ def test_thresholds_are_those_of_the_package(site, in_javascript, itself):
         assert torch.equal(torch.tensor([s['n'] for s in says]), play.above[1][range(6), at].T + itself)
         _, shares = rule.parts(counts)
         assert torch.allclose(torch.tensor([s['shares'] for s in says]).double(), shares.T, atol=1e-6)
+
+def test_every_edge_is_exact(site, in_javascript):
+    "of every block, for every prompt: how many strings, and what follows them"
+    counts, n = site[1].above
+    expected = torch.cat([n.long()[..., None], counts.to_dense().long()], -1).permute(2, 0, 1, 3)
+    found = torch.tensor([found['edges'] for found in in_javascript])
+    assert found.shape[1:3] == (6, 40) and torch.equal(found, expected)
 
 def play_edges(site) -> list: return site[1].contents['edges']
 
@@ -284,7 +293,8 @@ def test_thresholds_in_the_page(view, site):
 def test_what_makes_no_sense_is_as_usual(view):
     usual = distance(view())
     for at in '#p=nobody', '#p=57&k=-3&beta=x+y&share=9+9&block=77', '#p=57&rule=%00&t=1', '#%%%':
-        assert distance(view(at)) == usual
+        page = view(at)
+        assert distance(page) == usual and 'could not be read' in page.text_content('#about')
 
 def test_a_text_the_model_never_saw(view, site):
     "is the hardest of the prompts that its training left out"
@@ -330,10 +340,10 @@ def test_without_a_network_once_it_has_loaded(view):
 def test_by_keyboard(view):
     page = view('#p=57&rule=tuned')
     slider = page.get_by_label('block 4, threshold', exact=True)
-    before = slider.get_attribute('aria-valuetext')
+    before = slider.input_value()
     slider.focus()
     page.keyboard.press('ArrowRight')
-    assert float(slider.get_attribute('aria-valuetext')) == pytest.approx(float(before) + .01)
+    assert float(slider.input_value()) == pytest.approx(float(before) + .01)
     page.get_by_role('button', name='One block is not enough').press('Enter')
     page.wait_for_function("document.querySelector('#strings-text').textContent.startsWith('Block 0')")
     entry = page.locator('#list button').first
@@ -345,8 +355,82 @@ def test_by_touch(view):
     page = view(viewport=dict(width=390, height=844), has_touch=True, is_mobile=True)
     shown = "[...document.querySelectorAll('button, input, textarea')].filter(e => e.offsetParent)"
     assert min(page.evaluate(f'{shown}.map(e => e.getBoundingClientRect().height)')) >= 24
-    page.locator('#list button').first.tap()
+    page.locator('#list .right').first.tap()
     assert page.locator('#list .whole').count() == 1
+
+def test_what_is_heard(view):
+    "each control with its value, each picture in words, and changes once they rest, not at each step"
+    page = view('#p=57&rule=tuned')
+    slider = page.get_by_role('slider', name='block 4, threshold', exact=True)
+    assert slider.get_attribute('aria-valuetext').startswith('cosine 0.')
+    row = page.get_by_role('table', name='The likeliest next characters').get_by_role('row').first
+    assert 'the model ' in row.text_content() and 'counted ' in row.text_content()
+    picture = page.get_by_role('img', name='block 4, strings at each cosine: ')
+    assert picture.get_attribute('aria-label').count('above') == 5
+    page.wait_for_function("heard.textContent.startsWith('Hellinger distance')")
+    assert 'block 4 says: ' in page.locator('.says').nth(4).get_attribute('aria-label')
+    page.evaluate("window.said = 0; new MutationObserver(() => said++).observe(heard, { childList: true })")
+    slider.focus()
+    for _ in range(8): page.keyboard.press('ArrowRight')
+    page.wait_for_timeout(900)
+    assert page.evaluate('said') == 1
+    assert f'distance {page.text_content("#distance")}' in page.text_content('#heard')
+    assert not page.locator('output').count() # each would be announced at each step
+    live = "[...document.querySelectorAll('[role=status]')].map(e => e.id)"
+    assert {'about', 'heard', 'typing-message'} <= set(page.evaluate(live))
+
+def test_the_list_is_one_stop(view):
+    page = view()
+    first = page.get_by_role('button', name='cosine 0.').first
+    first.focus()
+    page.keyboard.press('ArrowDown')
+    assert page.evaluate("document.activeElement.closest('li').previousSibling.previousSibling === null")
+    assert page.locator('#list [tabindex="0"]').count() == 1
+    page.keyboard.press('Tab')
+    assert page.evaluate("document.activeElement.closest('section').id") == 'typing'
+    row = page.locator('#list li').nth(3)
+    row.locator('.right').hover()
+    assert len(row.get_attribute('title')) > 10 # the line of the play
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_colours_stand_out(view, scheme):
+    "from what is behind them by 3 to 1, and from each other in lightness, which nobody mistakes"
+    style = "name => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    page = view(color_scheme=scheme)
+    def light(name):
+        hexed = page.evaluate(style, name).lstrip('#')
+        hexed = hexed if len(hexed) == 6 else ''.join(2*c for c in hexed)
+        linear = [c/12.92 if c <= .04045 else ((c + .055)/1.055)**2.4
+                  for c in (int(hexed[i:i+2], 16)/255 for i in (0, 2, 4))]
+        return sum(w*c for w, c in zip((.2126, .7152, .0722), linear)) + .05
+    def contrast(a, b): return max(light(a)/light(b), light(b)/light(a))
+    for front in '--model', '--ours', '--edge':
+        for back in '--panel', '--back': assert contrast(front, back) >= 3, (front, back)
+    assert contrast('--model', '--ours') > 1.5
+
+@pytest.mark.parametrize('name, button, where', [
+    ('codes-0.bin', '#load-index', '#index-message'),
+    ('model.safetensors', '#load-model', '#typing-message')])
+def test_a_file_that_is_cut(view, site, name, button, where):
+    "is said to be; before, a cut index gave wrong strings"
+    page = view()
+    whole = (site[0]/'data'/name).read_bytes()
+    page.route(f'**/{name}', lambda route: route.fulfill(status=200, body=whole[:len(whole)//2]))
+    page.locator(button).click()
+    said = f'{name} came damaged or in part'
+    page.wait_for_function(f"document.querySelector('{where}').textContent.includes('{said}')")
+    page.unroute(f'**/{name}')
+    page.locator(button).click()
+    page.wait_for_function(f"document.querySelector('{button}').hidden")
+
+def test_a_prompt_that_is_far_too_long(view):
+    page = view()
+    page.locator('#load-index').click()
+    page.wait_for_function("document.querySelector('#load-index').hidden")
+    long = 'And only l '*90_000
+    page.evaluate("text => { search.value = text; search.dispatchEvent(new Event('change')) }", long)
+    page.wait_for_function("document.querySelector('#prompt').textContent.length === 200")
+    assert len(page.url) < 1000
 
 def test_type_anything(view, site):
     page = view()

@@ -112,26 +112,3 @@ export class Model {
     return softmax(logits)
   }
 }
-
-export async function arrived(url, progress) { // → ArrayBuffer; progress: told how many bytes have come, and of how many
-  const response = await fetch(url)
-  if (!response.ok) throw new Error(`${url} could not be read; \`make play\` puts it beside this page`)
-  const total = Number(response.headers.get('content-length')), chunks = []
-  let n = 0
-  for (const reader = response.body.getReader(); ;) {
-    const { done, value } = await reader.read()
-    if (done) break
-    chunks.push(value)
-    progress(n += value.length, total)
-  }
-  return new Blob(chunks).arrayBuffer()
-}
-
-const coming = new Map()
-export function once(url, progress) { // the same; what is asked for twice, by typing and by the index, comes once
-  if (!coming.has(url)) coming.set(url, arrived(url, progress).catch(e => { coming.delete(url); throw e }))
-  return coming.get(url).then(all => { progress(all.byteLength, all.byteLength); return all })
-}
-
-export const load = async (url, progress) => // progress: told the share that has arrived
-  new Model(await once(url, (n, total) => progress(total ? n / total : 0)))

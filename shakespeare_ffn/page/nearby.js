@@ -1,5 +1,5 @@
 // The nearest strings of any prompt, by a compact index that this page loads, and two workers that search it.
-import { arrived, once } from './model.js'
+import { large, once } from './load.js'
 
 class Colleague { // a worker that answers promises
   constructor() {
@@ -26,7 +26,7 @@ class Colleague { // a worker that answers promises
 export async function open(folder, { contents, text }, progress) { // → a function that answers a prompt
   const about = contents.compact, [names, sizes] = [Object.keys(about.sizes), Object.values(about.sizes)]
   const all = sizes.reduce((a, b) => a + b), come = sizes.map(() => 0)
-  const [weights, tensors, ...codes] = await Promise.all(names.map((name, i) => (i ? arrived : once)(`${folder}/${name}`, n => { // the first is the model
+  const [weights, tensors, ...codes] = await Promise.all(names.map((name, i) => (i ? large : once)(`${folder}/${name}`, sizes[i], n => { // the first is the model
     come[i] = n
     progress(come.reduce((a, b) => a + b) / all)
   })))

@@ -2,7 +2,7 @@
 import { open as openIndex } from './nearby.js'
 import { open, says } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
-import { $, children, fill, likeliest, make, shown } from './show.js'
+import { $, called, children, ending, fill, hear, likeliest, make, percent, shown, told } from './show.js'
 import { offerTyping } from './typing.js'
 
 let contents, text, read // what `open` gives
@@ -11,6 +11,7 @@ let prompt               // all that is known of the prompt that is shown
 let state                // what the address says: see `fresh`
 let nearby = null        // what finds the strings of any prompt, once the compact index is there
 let waits = null         // the prompt that waits for it
+let damaged = false      // whether the address says what cannot be
 let frame = 0            // of the next drawing
 const isHeart = new URLSearchParams(location.search).has('heart') // shown within another page: answer and sliders
 
@@ -43,16 +44,23 @@ function address() { // of the state; what is as the rule has it is left out
   return `#${asks}`
 }
 
+const KEYS = ['q', 'p', 'rule', 'k', 'beta', 'share', 't', 'w', 'itself', 'block']
 function fromAddress(hash) { // → a state; whatever it says wrongly is as usual
   const asks = new URLSearchParams(hash.slice(1)), q = asks.get('q')
   waits = null
-  const numbered = contents.prompts.find(p => p.number !== null && String(p.number) === asks.get('p'))
-  const name = ['nearest', 'tuned', 'article'].find(rule => rule === asks.get('rule') && contents[rule]) ?? 'nearest'
-  const s = fresh((q && asked(q)) || numbered || usual(), name), { rule } = s
-  const numbers = (key, n, low, high) => {
-    const x = (asks.get(key) ?? '').split(' ').map(Number)
-    return asks.get(key) && x.length === n && x.every(v => v >= low && v <= high) ? x : null
+  damaged = [...asks.keys()].some(key => !KEYS.includes(key))
+  const take = (key, read) => { // null if it says nothing, or what cannot be
+    const found = asks.has(key) ? read(asks.get(key)) ?? null : null
+    damaged ||= asks.has(key) && found === null
+    return found
   }
+  const numbers = (key, n, low, high) => take(key, said => {
+    const x = said.split(' ').map(Number)
+    return said && x.length === n && x.every(v => v >= low && v <= high) ? x : null
+  })
+  const numbered = take('p', said => contents.prompts.find(p => p.number !== null && String(p.number) === said))
+  const name = take('rule', said => ['nearest', 'tuned', 'article'].find(rule => rule === said && contents[rule])) ?? 'nearest'
+  const s = fresh((q && asked(q)) || numbered || usual(), name), { rule } = s
   if (rule.votes) {
     const n = rule.votes.length
     const k = numbers('k', 1, 1, contents.nearest.k), beta = numbers('beta', n, 0, 60), share = numbers('share', n, 0, 1)
@@ -63,13 +71,14 @@ function fromAddress(hash) { // → a state; whatever it says wrongly is as usua
     rule.thresholds = numbers('t', n, contents.edges[0], 1) ?? rule.thresholds
     rule.weights = numbers('w', n, 0, 1e6) ?? rule.weights
   }
-  s.itself = asks.get('itself') === '1'
+  s.itself = take('itself', said => said === '1' || null) ?? false
   const block = numbers('block', 1, 0, contents.tuned.thresholds.length - 1)
   if (block) s.block = block[0]
   return s
 }
 
-function asked(text) { // → a prompt of the reader's own; null if it must wait until the index is there
+function asked(all) { // → a prompt of the reader's own; null if it must wait until the index is there
+  const text = ending(all, 200) // more would be no address, and does not count
   const prepared = contents.prompts.find(p => p.text === text)
   if (prepared || contents.ask || nearby) return prepared ?? { text, number: null, distance: null }
   waits = text
@@ -88,10 +97,10 @@ function drawAnswer(found) {
   const both = found.says.map((p, i) => Math.max(p, prompt.model[i]))
   fill($('bars'), likeliest(both, 8), contents.signs, { model: ['the model', prompt.model], ours: ['counted', found.says] })
   const distance = hellinger(found.says, prompt.model)
-  $('distance').value = distance.toFixed(3)
+  $('distance').textContent = distance.toFixed(3)
   const same = likeliest(found.says, 1)[0] === likeliest(prompt.model, 1)[0]
   const far = distance < .1 ? (contents.about ? 'very near' : 'about as near as a twin of the model') : distance < .25 ? 'near' : 'far'
-  $('verdict').textContent = found.empty ? `nothing passes: how often each ${unit} occurs` :
+  $('verdict').textContent = found.empty ? `nothing counts: how often each ${unit} occurs` :
     `${far}; the likeliest ${unit} is ${same ? 'the same' : 'another'}`
 }
 
@@ -110,7 +119,7 @@ function drawHistogram(canvas, block, threshold) {
   canvas.width = width * ratio
   canvas.height = height * ratio
   const style = colours ? null : getComputedStyle(document.documentElement)
-  colours ??= { above: style.getPropertyValue('--ours'), below: style.getPropertyValue('--line') }
+  colours ??= { above: style.getPropertyValue('--ours'), below: style.getPropertyValue('--edge') }
   const to = canvas.getContext('2d'), above = prompt.above[block], inBin = above.map(({ n }, i) => n - (above[i + 1]?.n ?? 0))
   const most = Math.log1p(Math.max(...inBin)), step = canvas.width / inBin.length
   inBin.forEach((n, i) => {
@@ -131,8 +140,8 @@ function drawSays(element, says) {
 function drawBlocks(found) {
   found.blocks.forEach((b, i) => {
     const card = $('blocks').children[i]
-    card.querySelector('h3 span').textContent =
-      `${b.n.toLocaleString('en')} string${b.n === 1 ? '' : 's'}, ${(100 * b.share).toFixed(b.share < .01 ? 1 : 0)}% of the answer`
+    card.querySelector('.head p').textContent =
+      `${b.n.toLocaleString('en')} string${b.n === 1 ? '' : 's'}, ${percent(b.share)} of the answer`
     card.querySelector('.share i').style.transform = `scaleX(${b.share})`
     drawSays(card.querySelector('.says'), b.says)
     const canvas = card.querySelector('canvas')
@@ -152,20 +161,22 @@ function entry(s) {
   const { place } = s, { length } = contents, follows = contents.signs[text.token(place + length)]
   const [begin, end, after] = [place, place + length, place + length + 1].map(text.begin)
   const tokens = Array.from({ length }, (_, i) => shown(text.whole.slice(text.begin(place + i), text.begin(place + i + 1))))
-  const whole = line(begin, end)
+  const cosine = s.cosine.toFixed(3), string = shown(text.whole.slice(begin, end))
   const row = make('li', {},
-    make('button', { type: 'button', 'aria-expanded': 'false', title: whole }, s.cosine.toFixed(3)),
+    make('button', { type: 'button', tabindex: '-1', 'aria-expanded': 'false', 'aria-label': `cosine ${cosine}: ${string}, then ${called(follows ?? 'the end')}` }, cosine),
     make('span', { class: 'left' }, make('bdo', { dir: 'ltr' },
       make('b', {}, shown(text.whole.slice(Math.max(0, begin - 22), begin))), ...apart(tokens.filter(t => t)))),
     make('span', { class: 'right' }, make('mark', {}, follows ?? 'end'), shown(text.whole.slice(after, after + 30))))
-  row.firstChild.addEventListener('click', ({ currentTarget }) => {
+  row.addEventListener('pointerenter', () => { row.title = line(begin, end) })
+  row.addEventListener('click', () => {
+    if (!getSelection().isCollapsed) return // a part was marked, not the row chosen
     const isOpen = row.toggleAttribute('data-open')
-    currentTarget.setAttribute('aria-expanded', isOpen)
+    row.firstChild.setAttribute('aria-expanded', isOpen)
     if (!isOpen) return row.lastChild.remove()
     const part = contents.training_part !== null && place >= contents.training_part ? 'the model never saw this part of the text' : ''
     const times = sum(s.next.map(([, n]) => n))
     row.append(make('span', { class: 'whole quiet' },
-      `${whole}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
+      `${line(begin, end)}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
   })
   return row
 }
@@ -180,13 +191,35 @@ function drawStrings(found) {
   const now = [state.prompt.text, state.name, block].join()
   $('strings-text').textContent = !n ? `Block ${block} finds no string.` :
     `Block ${block} finds ${n.toLocaleString('en')}${some.length < n ? `; here are the ${some.length} nearest` : ''}` +
-    '. Each with its cosine and, marked, what follows it. Choose a cosine to read the whole line.'
+    '. Each with its cosine and, marked, what follows it. Choose one to read the whole line.'
   for (const tab of $('tabs').children) tab.setAttribute('aria-pressed', Number(tab.dataset.block) === block)
   const there = $('list')
   if (now !== listed) there.replaceChildren()
   listed = now
   there.append(...some.slice(there.children.length).map(entry))
   for (const [i, row] of [...there.children].entries()) row.hidden = i >= some.length
+  if (!there.querySelector('li:not([hidden]) [tabindex="0"]')) reach(there.querySelector('button'))
+}
+
+function reach(button) { // of the list: it is one stop of the Tab key, not two hundred
+  for (const other of $('list').querySelectorAll('[tabindex="0"]')) other.tabIndex = -1
+  if (button) button.tabIndex = 0
+}
+
+function walk(event) { // along the list, by keys
+  const all = [...$('list').querySelectorAll('li:not([hidden]) button')], at = all.indexOf(document.activeElement)
+  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: all.length - 1 }[event.key]
+  if (!all[to]) return
+  event.preventDefault()
+  reach(all[to])
+  all[to].focus()
+}
+
+function tell(found) { // the answer in words, for those who do not see it move
+  for (const [i, b] of found.blocks.entries())
+    $('blocks').children[i].querySelector('.says').setAttribute('aria-label', `block ${b.block} says: ${told(b.says, contents.signs, 4) || 'nothing'}`)
+  return `Hellinger distance ${$('distance').textContent}, ${$('verdict').textContent}. ` +
+    `The model: ${told(prompt.model, contents.signs, 3)}. Counted: ${told(found.says, contents.signs, 3)}.`
 }
 
 function draw() {
@@ -195,20 +228,21 @@ function draw() {
   drawAnswer(found)
   drawBlocks(found)
   drawStrings(found)
+  hear(() => tell(found))
 }
 const redraw = () => { if (prompt) frame ||= requestAnimationFrame(draw) } // before that there is nothing to draw
 
 // ---- What can be moved ---------------------------------------------------------------------------------------
 
-function slider(label, { min, max, step, value, format, set }) {
-  const output = make('output', {}, format(value))
+function slider(label, { min, max, step, value, format, set, aloud = v => v }) { // aloud: a value with its unit
+  const output = make('span', { 'aria-hidden': 'true' }, format(value))
   const input = make('input', { type: 'range', min: String(min), max: String(max), step: String(step), 'aria-label': label })
   input.value = value
-  input.setAttribute('aria-valuetext', format(value))
+  input.setAttribute('aria-valuetext', aloud(format(value)))
   input.addEventListener('input', () => {
     const text = format(Number(input.value))
-    output.value = text
-    input.setAttribute('aria-valuetext', text)
+    output.textContent = text
+    input.setAttribute('aria-valuetext', aloud(text))
     set(Number(input.value))
     redraw()
   })
@@ -217,18 +251,23 @@ function slider(label, { min, max, step, value, format, set }) {
 }
 
 function card(block, ...inside) {
-  return make('div', { class: 'block' }, make('h3', {}, `Block ${block}`, make('span')),
-    make('div', {}, ...inside), make('div', { class: 'says', 'aria-hidden': 'true' }),
+  return make('div', { class: 'block' }, make('div', { class: 'head' }, make('h3', {}, `Block ${block}`), make('p')),
+    make('div', {}, ...inside), make('div', { class: 'says', role: 'img', 'aria-label': `block ${block}` }),
     make('div', { class: 'share', 'aria-hidden': 'true' }, make('i')))
 }
+
+const histogram = b => `block ${b}, strings at each cosine: ` + [.6, .7, .8, .9, .95].flatMap(edge => {
+  const i = contents.edges.findIndex(e => Math.abs(e - edge) < 1e-9)
+  return i < 0 ? [] : `${prompt.above[b][i].n.toLocaleString('en')} above ${edge}`
+}).join(', ')
 
 function buildThresholds() {
   const { rule } = state, { edges } = contents
   $('whole').replaceChildren()
   $('blocks').replaceChildren(...rule.thresholds.map((t, b) => card(b,
-    make('div', { class: 'slider', 'aria-hidden': 'true' }, make('canvas')),
+    make('div', { class: 'slider' }, make('canvas', { role: 'img', 'aria-label': histogram(b) })),
     slider(`block ${b}, threshold`, { min: edges[0], max: edges.at(-1), step: .01, value: t, format: v => v.toFixed(2),
-      set: v => { rule.thresholds[b] = v } }),
+      aloud: v => `cosine ${v}`, set: v => { rule.thresholds[b] = v } }),
     slider(`block ${b}, weight`, { min: -6, max: 1, step: .05, value: rule.weights[b] > 0 ? Math.log10(rule.weights[b]) : -6,
       format: v => v <= -6 ? '0' : String(Number((10 ** v).toPrecision(2))),
       set: v => { rule.weights[b] = v <= -6 ? 0 : 10 ** v } }))))
@@ -239,7 +278,7 @@ function buildThresholds() {
 function buildNearest() {
   const { rule } = state
   $('whole').replaceChildren(slider('strings', { min: 10, max: contents.nearest.k, step: 10, value: rule.k, format: String,
-    set: v => { rule.k = v } }))
+    aloud: v => `${v} nearest strings`, set: v => { rule.k = v } }))
   $('blocks').replaceChildren(...rule.votes.map((vote, i) => card(vote.block,
     slider(`block ${vote.block}, steepness`, { min: 0, max: 60, step: 1, value: vote.beta, format: String, set: v => { vote.beta = v } }),
     slider(`block ${vote.block}, share`, { min: 0, max: 1, step: .01, value: vote.share, format: v => v.toFixed(2),
@@ -281,25 +320,28 @@ function build() { // what depends on the rule and on the prompt
 
 // ---- Any prompt, by the compact index ------------------------------------------------------------------------
 
-function refusal(text) { // why the index cannot be asked for a prompt, or ''
-  const { length } = contents.compact, wrong = Array.from(text).find(char => !contents.chars.includes(char))
-  if (wrong) return `The model has never seen ‘${wrong}’.`
-  return text.length < length ? `That is no prepared prompt. For one of your own, give ${length} characters or more.` : ''
+function refusal(text) { // why a prompt of one's own cannot be asked for, or ''; of other tokens only a server knows
+  const { chars, length, ask } = contents, wrong = chars && Array.from(text).find(char => !chars.includes(char))
+  if (wrong) return `The model has never seen ‘${shown(wrong)}’.`
+  return !chars || text.length >= length ? '' :
+    `${ask ? 'That' : 'That is no prepared prompt; it'} has ${text.length} characters; give ${length} or more.`
 }
 
 async function ask(asked) { // → all that is known of a prompt
-  if (contents.ask || asked.number !== null) return read(asked)
+  if (asked.number !== null) return read(asked)
   const wrong = refusal(asked.text)
   if (wrong) throw new Error(wrong)
-  return nearby(asked.text.slice(-contents.compact.length))
+  return contents.ask ? read(asked) : nearby(asked.text.slice(-contents.compact.length))
 }
 
 function say(message) { $('about').textContent = message }
 
 function offer() { // of the index, to a prompt that waits for it
+  if (!waits && damaged) say('A part of this link could not be read; it is as usual.')
   if (!waits) return
-  say(!contents.compact ? `No prepared prompt has “${waits}” in it.` :
-    refusal(waits) || `“${waits.length > 40 ? `…${waits.slice(-40)}` : waits}” is no prepared prompt. Load the index, and see its strings.`)
+  const short = shown(waits.length > 40 ? `…${waits.slice(-40)}` : waits)
+  say(contents.compact && refusal(waits) ||
+    `“${short}” is no prepared prompt. ${contents.compact ? 'Load the index, and see its strings.' : 'The whole page can be asked for it.'}`)
 }
 
 function explainIndex() { // in the figures that were measured when it was made
@@ -316,6 +358,7 @@ async function loadIndex() {
   const button = $('load-index'), bar = $('index-loading')
   button.disabled = true
   bar.hidden = false
+  $('index-message').textContent = 'Loading the index …'
   try {
     nearby = await openIndex('data', { contents, text }, share => { bar.value = share })
     button.hidden = true
@@ -325,7 +368,7 @@ async function loadIndex() {
     const own = waits ? asked(waits) : null
     if (own) show(fresh(own), 'pushState')
   } catch (e) {
-    $('index-message').textContent = `${e.message}. Try again.`
+    $('index-message').textContent = e.message
     button.disabled = false
   } finally { bar.hidden = true }
 }
@@ -409,6 +452,8 @@ function listen() {
     button.addEventListener('click', () => show(preset(state), 'pushState').then(() => $('answer').scrollIntoView({ block: 'nearest' })))
     return button
   }))
+  $('list').addEventListener('keydown', walk)
+  $('list').addEventListener('focusin', ({ target }) => { if (target.matches('button')) reach(target) })
   $('share').addEventListener('click', async () => {
     remember()
     try { await navigator.clipboard.writeText(location.href); $('shared').textContent = 'copied' }
@@ -475,5 +520,6 @@ try {
 } catch (e) {
   $('message').textContent = e.message
   $('main').removeAttribute('aria-busy')
-  throw e
+  for (const section of document.querySelectorAll('section')) section.hidden = true
+  if (e.constructor !== Error) throw e // it is no message of ours
 }

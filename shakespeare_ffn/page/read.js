@@ -1,14 +1,7 @@
 // Reads what nbs/21_explore.ipynb tells. All numbers of a prompt are whole, from 0 up, seven bits a byte.
 
-async function complaint(response) { // in the words of our own server, if it is one
-  const own = response.headers.get('content-type')?.startsWith('text/plain')
-  return own ? response.text() : `${response.url} could not be read (${response.status})`
-}
-
-async function unpacked(response) { // a compressed response → ArrayBuffer
-  if (!response.ok) throw new Error(await complaint(response))
-  return new Response(response.body.pipeThrough(new DecompressionStream('gzip'))).arrayBuffer()
-}
+import { json, unpacked } from './load.js'
+import { ending } from './show.js'
 
 export function* varints(bytes) {
   let n = 0, scale = 1
@@ -72,30 +65,27 @@ export function inTokens(whole, contents, bytes = null) { // bytes: that tell of
 }
 
 async function openText(folder, contents) {
-  const bytes = async name => new Uint8Array(await unpacked(await fetch(`${folder}/${name}`)))
-  const whole = new TextDecoder('utf-8', { ignoreBOM: true }).decode(await bytes('text.bin'))
-  return inTokens(whole, contents, contents.split ? await bytes('tokens.bin') : null)
+  const whole = new TextDecoder('utf-8', { ignoreBOM: true }).decode(await unpacked(`${folder}/text.bin`))
+  return inTokens(whole, contents, contents.split ? await unpacked(`${folder}/tokens.bin`) : null)
 }
 
 export async function says(folder, contents, text) { // a server → how many tokens a text has, and what comes next
-  const numbers = new Numbers(new Uint8Array(await unpacked(
-    await fetch(`${folder}/says.bin?prompt=${encodeURIComponent(text)}`))))
+  const asks = new URLSearchParams({ prompt: ending(text, 10_000) }) // more is no address that a server reads
+  const numbers = new Numbers(await unpacked(`${folder}/says.bin?${asks}`))
   return { n: numbers.next(), p: numbers.probabilities(contents) }
 }
 
 const MOST = 20 // answers of a server that are kept
 
 export async function open(folder) { // → contents, and a function that reads a prompt
-  const response = await fetch(`${folder}/contents.json`)
-  if (!response.ok) throw new Error('the data of this page is missing; `make play` writes it')
-  const contents = await response.json(), text = await openText(folder, contents)
-  const kept = new Map(), asked = prompt => `ask.bin?prompt=${encodeURIComponent(prompt.text)}`
+  const contents = await json(`${folder}/contents.json`), text = await openText(folder, contents)
+  const kept = new Map(), asked = ({ text }) => `ask.bin?${new URLSearchParams({ prompt: text })}`
   async function read(prompt) { // one of the contents' from its file; any, if there is a server that can be asked
     if (!kept.has(prompt.text)) {
       const name = contents.ask ? asked(prompt) : `${contents.prompts.indexOf(prompt)}.bin`
-      const response = await fetch(`${folder}/${name}`)
+      const bytes = await unpacked(`${folder}/${name}`)
       if (contents.ask && kept.size >= MOST) kept.delete(kept.keys().next().value)
-      kept.set(prompt.text, decode(new Uint8Array(await unpacked(response)), contents, text))
+      kept.set(prompt.text, decode(bytes, contents, text))
     }
     return kept.get(prompt.text)
   }

@@ -5,6 +5,21 @@ const hex = char => char.codePointAt().toString(16).toUpperCase().padStart(4, '0
 // a text in one line; what has no picture of its own has a sign, as in core.py
 export const shown = s => s.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, char =>
   SIGNS[char] ?? (char < ' ' ? String.fromCharCode(0x2400 + char.charCodeAt()) : `⟨U+${hex(char)}⟩`))
+export const ending = (text, n) => Array.from(text.slice(-2 * n)).slice(-n).join('') // its last n characters, none cut in two
+
+// What a sign is called, for those who hear the page: most screen readers pass over signs, and say a and A alike.
+const NAMES = { '␣': 'space', '↵': 'new line', '.': 'full stop', ',': 'comma', ':': 'colon', ';': 'semicolon', '!': 'exclamation mark',
+  '?': 'question mark', "'": 'apostrophe', '-': 'hyphen', '&': 'ampersand', $: 'dollar' }
+export const called = sign => NAMES[sign] ?? (/^[A-Z]$/.test(sign) ? `capital ${sign}` : sign.replaceAll('␣', ' '))
+export const percent = value => `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
+export const told = (p, signs, n) => likeliest(p, n).filter(i => p[i] > 0).map(i => `${called(signs[i])} ${percent(p[i])}`).join(', ')
+
+let resting = 0
+export function hear(what) { // what there is to say, once nothing moves any more: not at each step of a slider
+  clearTimeout(resting)
+  resting = setTimeout(() => { $('heard').textContent = what() }, 600)
+}
+
 export const make = (tag, attributes = {}, ...children) => {
   const element = document.createElement(tag)
   for (const [name, value] of Object.entries(attributes)) {
@@ -36,14 +51,15 @@ export function children(parent, n, create) {
 // Rows of a table, a token each: what it is, and a bar of each kind, { model: [who, probabilities], … }
 export function fill(table, tokens, signs, kinds) {
   const row = () => make('tr', {}, make('th', { scope: 'row', class: 'char' }), make('td', {},
-    ...Object.keys(kinds).map(kind => make('div', { class: 'bar' }, make('i', { class: kind }), ''))))
+    ...Object.entries(kinds).map(([kind, [who]], i, { length }) => make('div', { class: 'bar', title: who },
+      make('i', { class: kind }), make('span', { class: 'unseen' }, length > 1 ? `${who} ` : ''), ''))))
   children(table.tBodies[0], tokens.length, row).forEach(({ firstChild, lastChild }, n) => {
     firstChild.textContent = signs[tokens[n]]
-    Object.values(kinds).forEach(([who, p], i) => {
-      const value = p[tokens[n]], bar = lastChild.children[i], percent = `${(100 * value).toFixed(value < .0995 ? 1 : 0)}%`
-      bar.title = `${who}: ${percent}`
+    firstChild.setAttribute('aria-label', called(signs[tokens[n]]))
+    Object.values(kinds).forEach(([, p], i) => {
+      const value = p[tokens[n]], bar = lastChild.children[i]
       bar.firstChild.style.width = `${(80 * value).toFixed(2)}%`
-      bar.lastChild.data = percent
+      bar.lastChild.data = percent(value)
     })
   })
 }

@@ -1,6 +1,7 @@
 // Text of one's own: the model says what comes next, after every key, and writes on if it is asked to.
-import { load } from './model.js'
-import { $, fill, likeliest } from './show.js'
+import { once } from './load.js'
+import { Model } from './model.js'
+import { $, fill, hear, likeliest, shown, told } from './show.js'
 
 let contents      // of the page
 let says = null   // a text → { p, note }: what comes next, and what there is to say of the text; a promise, or an error
@@ -19,18 +20,18 @@ function start(length, context) {
 }
 
 const inPage = model => text => {
-  const wrong = Array.from(text).find(char => !model.chars.includes(char)), from = start(text.length, model.context)
-  if (wrong) throw new Error(`The model has never seen ‘${wrong}’. It knows A to Z, a to z, spaces, new lines and some signs.`)
+  const from = start(text.length, model.context)
   return { p: model.next(model.tokens(text.slice(from))), note: from ? `It sees the last ${text.length - from} characters.` : '' }
 }
 
 async function begin() {
   $('load-model').disabled = true
   $('loading').hidden = false
-  say('')
-  try { says = inPage(await load('data/model.safetensors', share => { if (share) $('loading').value = share })) }
+  say('Loading the model …')
+  const name = 'model.safetensors', size = contents.compact.sizes[name]
+  try { says = inPage(new Model(await once(`data/${name}`, size, n => { $('loading').value = n / size }))) }
   catch (e) {
-    say(`${e.message} Try again.`)
+    say(e.message)
     $('load-model').disabled = false
     return
   }
@@ -48,16 +49,24 @@ const ofServer = ask => async text => {
 
 // ---- What is shown -------------------------------------------------------------------------------------------
 
+function unknown(text) { // a character that the model does not know, if the page can tell
+  const chars = contents.chars && new Set(contents.chars)
+  if (chars) for (const char of text) if (!chars.has(char)) return char
+}
+
 async function draw() { // → what comes next; null if there is nothing to say, undefined if nobody waits for it any more
   const asking = ++asks, text = $('typed').value
   let said = { p: null, note: 'Type something.' }
-  if (text) {
+  const wrong = unknown(text)
+  if (wrong) said.note = `The model has never seen ‘${shown(wrong)}’. It knows A to Z, a to z, spaces, new lines and some signs.`
+  else if (text) {
     try { said = await says(text) } catch (e) { said = { p: null, note: e.message } }
   }
   if (asking !== asks) return
   say(said.note)
   const { p } = said
   fill($('typed-bars'), p ? likeliest(p, 8) : [], contents.signs, { model: ['the model', p] })
+  if (p) hear(() => `Next: ${told(p, contents.signs, 4)}.`)
   return p
 }
 
