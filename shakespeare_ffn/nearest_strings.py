@@ -11,7 +11,6 @@ __all__ = ['EVERY', 'BETAS', 'POWERS', 'likely_threshold', 'Pairs', 'pairs_above
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -25,7 +24,7 @@ from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import SparseCounts, batches, cosine, error_bound, exceeding, find_true
-from .cosine_sims import norms, pair_cosines, pairs, unit, watched
+from .cosine_sims import norms, pair_cosines, pairs, unit, waiting_group, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
@@ -227,7 +226,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress,
 # %% ../nbs/07c_nearest_strings.ipynb #s028
 def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
     "`nearest_keys`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
-    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    group = waiting_group()
     world, rank = dist.get_world_size(), dist.get_rank()
     begin, end = (len(keys)*r//world for r in (rank, rank+1))
     exclude = _left_out(exclude, len(queries))

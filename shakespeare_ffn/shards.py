@@ -8,7 +8,6 @@ __all__ = ['SHARD', 'Shard', 'Peers', 'joined', 'build_shards', 'ShardedIndex', 
 # %% ../nbs/06a_shards.ipynb #s004
 import functools, math, os, re
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from .core import UserError, fast_arithmetic, keep_tensors, kept_tensors, scale
 from .corpus_keys import BadIndex, KeyIndex, beside, build, check_room, corpus_index
 from .corpus_keys import disk_faults, human, identity, index_path, locked, progress_bar
 from .corpus_keys import read_json, read_manifest, remove_damaged, say
-from .cosine_sims import LARGE, SparseCounts, threshold_attention, watched
+from .cosine_sims import LARGE, SparseCounts, threshold_attention, waiting_group, watched
 from .data import PIECE, Corpus, Substrings, rank_windows
 from .model import plain_state, snapshot
 from .other_models import Decoder
@@ -161,15 +160,15 @@ class Peers:
     def __init__(self):
         several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         self.world, self.rank = (dist.get_world_size(), dist.get_rank()) if several else (1, 0)
-        # waiting for a long share is no fault
-        self.group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) if several else None
+        self.group = waiting_group() if several else None
 
     @contextmanager
     def talking(self):
         "A broken connection is a `UserError`."
         try: yield
         except RuntimeError as e:
-            raise UserError('another process ended, and said why; start all of them again') from e
+            raise UserError('another process ended, or its machine vanished; see what it said, and '
+                            'start all of them again') from e
 
 # %% ../nbs/06a_shards.ipynb #s026b
 @patch
