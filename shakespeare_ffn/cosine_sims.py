@@ -6,10 +6,10 @@
 __all__ = ['TILE', 'LARGE', 'cosine', 'Counted', 'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'find_true',
            'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'count_one', 'exceeding', 'batches', 'best_device',
            'count_fused', 'matches', 'check_thresholds', 'block_counts', 'threshold_attention', 'Similar', 'similar',
-           'watched', 'shared_threshold_attention']
+           'waiting_group', 'watched', 'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
-import math, threading, time
+import math, os, socket, threading, time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -920,6 +920,32 @@ def similar(query: torch.Tensor,  # (n_embed,)
     best = cosines.argsort(descending=True, stable=True)
     return Similar(k[best], cosines[best])
 
+# %% ../nbs/05_cosine_sims.ipynb #ka1
+_SILENT = 30, 10, 6 # seconds until a silent machine is asked, from one question to the next; how many
+
+def _ask_silent_machines():
+    "Connections break once the other machine's system has not answered for a minute and a half."
+    first = 'TCP_KEEPIDLE' if hasattr(socket, 'TCP_KEEPIDLE') else 'TCP_KEEPALIVE' # on macOS
+    names = first, 'TCP_KEEPINTVL', 'TCP_KEEPCNT'
+    for fd in os.listdir('/dev/fd') if os.path.isdir('/dev/fd') else []: # Windows has no such list
+        try: connection = socket.socket(fileno=os.dup(int(fd)))
+        except OSError: continue # no socket
+        with connection:
+            if connection.family not in (socket.AF_INET, socket.AF_INET6): continue
+            if connection.type != socket.SOCK_STREAM: continue
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, n in zip(names, _SILENT):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), n)
+
+
+# %% ../nbs/05_cosine_sims.ipynb #ka3
+def waiting_group(): # → a group of gloo
+    "The processes of a `torchrun`, who wait for each other as long as all are there."
+    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    _ask_silent_machines()
+    return group
+
+
 # %% ../nbs/05_cosine_sims.ipynb #c093
 @contextmanager
 def watched(group):
@@ -932,7 +958,8 @@ def watched(group):
     def check(n=0):
         if not gone: return
         which = f'process {gone[0]} of {world}'
-        raise UserError(f'{which} ended before its share was done, and said why; start all of them again')
+        raise UserError(f'{which} ended before its share was done, or its machine vanished; '
+                        'see what it said, and start all of them again')
     threads = [threading.Thread(target=listen, args=(peer,), daemon=True) for peer in others]
     for t in threads: t.start()
     yield check
@@ -945,7 +972,7 @@ def watched(group):
 # %% ../nbs/05_cosine_sims.ipynb #c095
 def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> Counted:
     "`threshold_attention`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
-    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    group = waiting_group()
     begin, end = (keys.shape[1]*r//dist.get_world_size() for r in (dist.get_rank(), dist.get_rank()+1))
     if exclude is not None: exclude = torch.as_tensor(exclude) - begin
     share = keys[:, begin:end], values[begin:end]

@@ -10,7 +10,6 @@ __all__ = ['BETAS', 'Pairs', 'pairs_above', 'Nearest', 'nearest_keys', 'shared_n
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -24,14 +23,14 @@ from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import Similar, SparseCounts, batches, cosine, error_bound, exceeding
-from .cosine_sims import find_true, norms, pair_cosines, pairs, unit, watched
+from .cosine_sims import find_true, norms, pair_cosines, pairs, unit, waiting_group, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs
 from .other_models import Decoder
 from .shards import ShardedIndex
-from .similar_space import Evidence, Parts, Prediction, approximation_file, condense
-from .similar_space import fit_weights, mean_distance, unigram_distribution
-from .text_analysis import hellinger, normalise
+from .similar_space import Evidence, Parts, Prediction, approximation_file, fit_weights
+from .similar_space import mean_distance
+from .text_analysis import normalise
 
 # %% ../nbs/07c_nearest_strings.ipynb #c006
 _EVERY = 32 # of so many keys one is looked at first
@@ -228,7 +227,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress,
 # %% ../nbs/07c_nearest_strings.ipynb #s028
 def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
     "`nearest_keys`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
-    group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
+    group = waiting_group()
     world, rank = dist.get_world_size(), dist.get_rank()
     begin, end = (len(keys)*r//world for r in (rank, rank+1))
     exclude = _left_out(exclude, len(queries))
@@ -275,20 +274,42 @@ def nearest_to(query: torch.Tensor, # (n_embed,)
     return nearest_by(rough, query, keys, k, exclude, minus)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c025
+class _Heard(NamedTuple):
+    "What follows the nearest strings of some queries."
+    cosines: torch.Tensor # (n_queries, k) float64
+    string: torch.Tensor  # (n,) numbers of strings, counted through all queries
+    count: torch.Tensor   # (n,) float64, how often a token follows each
+    at: torch.Tensor      # (n,) to which sum that is added
+    query: torch.Tensor   # (m,) of each sum, ascending
+    token: torch.Tensor   # (m,)
+
+def _each_heard(found: Nearest, values: SparseCounts, at_once=2**20): # neighbours
+    "Yield slices of the queries, and the `_Heard` of each."
+    k = found.rows.shape[1]
+    for i in range(0, len(found.rows), max(1, at_once//k)):
+        some = slice(i, i + max(1, at_once//k))
+        string, token, count = values.expand(found.rows[some].flatten())
+        sums, at = (string//k*values.width + token).unique(return_inverse=True)
+        query, token = sums//values.width, sums%values.width
+        yield some, _Heard(found.cosines[some].double(), string, count.double(), at, query, token)
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #h026
+@patch
+def sums(self: _Heard, beta: float) -> torch.Tensor: # (m,) float64
+    "How often each token follows, the strings weighed by `exp(beta·cosine)`; the nearest has weight 1."
+    weights = (beta*(self.cosines - self.cosines[:, :1])).exp().flatten()
+    return weights.new_zeros(len(self.query)).index_add_(0, self.at, self.count*weights[self.string])
+
 def vote(found: Nearest,
          values: SparseCounts, # (n_keys, vocab_size)
          beta: float,          # how fast the weight grows with the cosine
         ) -> torch.Tensor:     # (n_queries, vocab_size) float64
     "What follows each query's nearest keys, weighed by `exp(beta·cosine)`; the nearest has weight 1."
-    (n, k), sums = found.rows.shape, torch.zeros(len(found.rows), values.width, dtype=torch.float64)
-    for i in range(0, n, 1000):
-        some = slice(i, i+1000)
-        cosines = found.cosines[some].double()
-        weights = (beta*(cosines - cosines[:, :1])).exp().flatten()
-        at, column, count = values.expand(found.rows[some].flatten())
-        # a place of the flat sums for each query and token
-        sums[some].view(-1).index_add_(0, at//k*values.width + column, count.double()*weights[at])
-    return sums
+    votes = torch.zeros(len(found.rows), values.width, dtype=torch.float64)
+    for some, heard in _each_heard(found, values): votes[some][heard.query, heard.token] = heard.sums(beta)
+    return votes
+
 
 # %% ../nbs/07c_nearest_strings.ipynb #c028
 def sharpen(p: torch.Tensor, power: float) -> torch.Tensor: # (…, vocab_size) both
@@ -440,37 +461,93 @@ def evidence_in(self: NearestApproximation, index: KeyIndex | ShardedIndex, quer
 # %% ../nbs/07c_nearest_strings.ipynb #v013
 BETAS, _POWERS = tuple(range(6, 42, 2)), (1., 1.1, 1.2, 1.3, 1.4) # to choose from
 
+@patch
+def total(self: _Heard, x: torch.Tensor) -> torch.Tensor: # (m,) of each sum → (n_queries,)
+    return x.new_zeros(len(self.cosines)).index_add_(0, self.query, x)
+
+@patch
+def says(self: _Heard, beta: float, power: float) -> torch.Tensor: # (m,)
+    "The sums, sharpened: probabilities of what follows; all else has none."
+    p = self.sums(beta)**power
+    return p/self.total(p)[self.query]
+
+# %% ../nbs/07c_nearest_strings.ipynb #h014
+@patch
+def distances(self: _Heard,
+              probs: torch.Tensor, # (n_queries, vocab_size) what the model says
+              betas, powers) -> torch.Tensor: # (n_betas, n_powers, n_queries)
+    "How far the votes are from the model."
+    roots = probs[self.query, self.token].double().sqrt()
+    rest = (probs.sum(-1, dtype=torch.float64) - self.total(roots.square())).clamp_min(0)
+    def distance(beta, power):
+        apart = (self.says(beta, power).sqrt() - roots).square()
+        return ((self.total(apart) + rest)/2).sqrt()
+    return torch.stack([torch.stack([distance(beta, power) for power in powers]) for beta in betas])
+
 def tuned_vote(v: Vote, found: Nearest, values: SparseCounts,
                probs: torch.Tensor, # (n_queries, vocab_size) what the model says
                betas=BETAS) -> tuple: # mean distance, Vote
     "The vote with the beta and the power that bring it closest to the model."
-    tried = []
-    for beta in betas:
-        p = normalise(vote(found, values, beta))
-        tried += [(hellinger(sharpen(p, power), probs).mean().item(), beta, power) for power in _POWERS]
+    each = [heard.distances(probs[some], betas, _POWERS) for some, heard in _each_heard(found, values)]
+    means = torch.cat(each, -1).mean(-1).tolist()
+    tried = [(x, beta, power) for row, beta in zip(means, betas) for x, power in zip(row, _POWERS)]
     distance, beta, power = min(tried)
     return distance, replace(v, beta=float(beta), power=power)
 
+
 # %% ../nbs/07c_nearest_strings.ipynb #c036
+class _Said(NamedTuple):
+    "What a vote says of many queries, but for the zeros."
+    at: torch.Tensor # (m,) query·vocab_size + token, ascending
+    p: torch.Tensor  # (m,) float64
+
+def _said(v: Vote, found: Nearest, values: SparseCounts) -> _Said:
+    parts = [((some.start + heard.query)*values.width + heard.token, heard.says(v.beta, v.power))
+             for some, heard in _each_heard(found, values)]
+    return _Said(*map(torch.cat, zip(*parts)))
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #h037
+def _side_by_side(two, # of _Said
+                  probs: torch.Tensor, # (n_queries, vocab_size) what the model says
+                 ) -> tuple:           # (2, n_queries, n_columns), (n_queries, n_columns); float64
+    "What two votes and the model say, over the tokens that matter."
+    n, vocab_size = probs.shape
+    named = torch.cat([said.at for said in two]).unique()
+    query = named//vocab_size
+    n_named = query.bincount(minlength=n)
+    column = torch.arange(len(named)) - (n_named.cumsum(0) - n_named)[query]
+    both = torch.zeros(3, n, n_named.max()+1, dtype=torch.float64)
+    for table, said in zip(both, two):
+        at = torch.searchsorted(named, said.at)
+        table[query[at], column[at]] = said.p
+    both[2, query, column] = probs[query, named%vocab_size].double()
+    both[2, :, -1] = (probs.sum(-1, dtype=torch.float64) - both[2].sum(-1)).clamp_min(0)
+    return both[:2], both[2]
+
+
+# %% ../nbs/07c_nearest_strings.ipynb #h041
 def _best_pair(votes: list, # of Vote, the best first
-               says: list,  # (n_queries, vocab_size) what each says by itself
-               probs, unigram) -> tuple: # of two votes with their shares
+               says: list,  # of _Said, one for each
+               probs) -> tuple: # of two votes with their shares
     "The best vote, and the one that helps it most."
+    nothing = torch.zeros((), dtype=torch.float64) # is said where nothing follows
     def with_first(other):
-        both = torch.stack([says[0], says[other]])
-        weights = fit_weights(both, probs, unigram)
-        return mean_distance(both, weights, probs, unigram).item(), other, weights.tolist()
+        both, q = _side_by_side([says[0], says[other]], probs)
+        weights = fit_weights(both, q, nothing)
+        return mean_distance(both, weights, q, nothing).item(), other, weights.tolist()
     # the number stands before the weights: equal distances do not compare tensors
     _, other, shares = min(map(with_first, range(1, len(votes))))
     return tuple(replace(votes[i], share=float(f'{x:.3g}')) for i, x in zip((0, other), shares))
 
+
 # %% ../nbs/07c_nearest_strings.ipynb #v015a
-def _votes(index, found: Nearest, values, tokens=None) -> tuple: # Nearest, whose rows are of SparseCounts
-    "The nearest, with what follows them; in shards of some tokens alone, if they are given."
+def _votes(index, found: Nearest, values) -> tuple: # Nearest, whose rows are of SparseCounts
+    "The nearest, with what follows them, wherever that is known."
     if isinstance(index, KeyIndex): return found, values
     some = index.excerpt(found.rows)
-    follows = some.values if tokens is None else some.values.of_columns(tokens)
-    return found._replace(rows=torch.searchsorted(some.rows, found.rows)), follows
+    return found._replace(rows=torch.searchsorted(some.rows, found.rows)), some.values
+
 
 # %% ../nbs/07c_nearest_strings.ipynb #v015
 class _Tuning(NamedTuple):
@@ -480,16 +557,14 @@ class _Tuning(NamedTuple):
     own: torch.Tensor     # (n,) their rows
     values: SparseCounts  # (n_keys, vocab_size)
     probs: torch.Tensor   # (n, vocab_size) what the model says of them
-    unigram: torch.Tensor # (vocab_size,)
     betas: tuple
-    tokens: torch.Tensor = None # those that are told apart; None: all
 
-    def best(self, v: Vote, k: int) -> tuple: # mean distance, Vote, (n, vocab_size)
+    def best(self, v: Vote, k: int) -> tuple: # mean distance, Vote, _Said
         "The best vote of a space of vectors: how far it is from the model, and what it says."
         found = v.nearest_in(self.index, self.queries, k, self.own)
-        found, follows = _votes(self.index, found, self.values, self.tokens)
+        found, follows = _votes(self.index, found, self.values)
         distance, best = tuned_vote(v, found, follows, self.probs, self.betas)
-        return distance, best, sharpen(normalise(vote(found, follows, best.beta)), best.power)
+        return distance, best, _said(best, found, follows)
 
     def ranked(self, k: int, progress=False) -> list: # of these, the closest first
         "The vectors of each block, as they are and centred."
@@ -512,14 +587,13 @@ def enough(self: _Tuning, k: int, distance: float, v: Vote) -> int:
 # %% ../nbs/07c_nearest_strings.ipynb #k008
 def _tuning(corpus, model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
     "The last strings of the order in which the article's prompts are the first."
-    strings, everything = index.strings, index.next_counts()
-    told = index.counted_tokens(everything)
-    values, unigram = condense(everything, told, unigram_distribution(corpus))
-    ids = prompt_ids(strings, len(strings))[-min(n, 2**27//(model.n_layer*values.width) + 1):]
+    strings = index.strings
+    ids = prompt_ids(strings, len(strings))[-min(n, 2**28//model.vocab_size + 1):]
     tokens = strings.tokens(ids)
     own = torch.as_tensor(index.rows_of(tokens)).long()
-    _, probs = condense(everything, told, next_char_probs(model, tokens).cpu())
-    return _Tuning(index, index.queries(tokens), own, values, probs, unigram, betas, told)
+    probs = next_char_probs(model, tokens).cpu()
+    return _Tuning(index, index.queries(tokens), own, index.next_counts(), probs, betas)
+
 
 # %% ../nbs/07c_nearest_strings.ipynb #k012
 def _nearest_file(model: Decoder) -> Path:
@@ -531,7 +605,7 @@ def _nearest_file(model: Decoder) -> Path:
 def calibrate_nearest(corpus: Corpus,
                       model: Decoder,
                       index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
-                      n=2000, # strings to tune on; fewer if what is said of them would exceed 2 GB
+                      n=2000, # strings to tune on; fewer if what the model says of them would exceed 1 GB
                       k=1000, # neighbours; more, where these are too few
                       betas=BETAS, progress=True) -> NearestApproximation:
     "Find how the nearest strings of a model vote best, and keep it in the user's cache."
@@ -541,7 +615,7 @@ def calibrate_nearest(corpus: Corpus,
     if (needed := tuning.enough(k, *ranked[0][:2])) > k:
         k, ranked = needed, tuning.ranked(needed, progress)
     _, votes, says = zip(*ranked)
-    pair = _best_pair(votes, says, tuning.probs, tuning.unigram)
+    pair = _best_pair(votes, says, tuning.probs)
     found = NearestApproximation(k, pair, f'tuned on {len(tuning.own):,} strings', index.strings.length)
     keep(_nearest_file(model), json.dumps(asdict(found)).encode())
     return found

@@ -8,7 +8,6 @@ __all__ = ['SHARD', 'Shard', 'Peers', 'joined', 'build_shards', 'ShardedIndex', 
 # %% ../nbs/06a_shards.ipynb #s004
 import functools, math, os, re
 from contextlib import contextmanager, nullcontext
-from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +22,8 @@ from .core import kept_tensors, processes, scale
 from .corpus_keys import BadIndex, KeyIndex, beside, build, check_room, corpus_index
 from .corpus_keys import disk_faults, human, identity, index_path, locked, progress_bar
 from .corpus_keys import read_json, read_manifest, remove_damaged, say
-from .cosine_sims import LARGE, Counted, Similar, SparseCounts, threshold_attention, watched
+from .cosine_sims import LARGE, Counted, Similar, SparseCounts, threshold_attention
+from .cosine_sims import waiting_group, watched
 from .data import PIECE, Corpus, Substrings, rank_windows
 from .model import plain_state, snapshot
 from .other_models import Decoder
@@ -168,15 +168,15 @@ class Peers:
     "The processes of a `torchrun`, or this one alone; all of them call the same methods in the same order."
     def __init__(self):
         self.world, self.rank = processes()
-        # waiting for a long share is no fault
-        self.group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) if self.world > 1 else None
+        self.group = waiting_group() if self.world > 1 else None
 
     @contextmanager
     def talking(self):
         "A broken connection is a `UserError`."
         try: yield
         except RuntimeError as e:
-            raise UserError('another process ended, and said why; start all of them again') from e
+            raise UserError('another process ended, or its machine vanished; see what it said, and '
+                            'start all of them again') from e
 
 # %% ../nbs/06a_shards.ipynb #s026b
 @patch

@@ -323,7 +323,7 @@ def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
         rounds=8,              # at most so many
        ) -> Fit:
     "Thresholds by coordinate descent and weights by gradient descent, to the least mean Hellinger distance."
-    layers, size = torch.arange(len(counts)), counts.sum((2, 3), dtype=torch.float64)
+    layers, size = torch.arange(len(counts)), counts.sum((2, 3)).double()
     chosen = block_distances(counts, probs, unigram).argmin(1)
     weights = fit_weights(counts[layers, chosen], probs, unigram)
     history = [mean_distance(counts[layers, chosen], weights, probs, unigram).item()]
@@ -372,25 +372,26 @@ def calibrate(corpus: Corpus,
               index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
               n=4000, # strings to tune on; fewer if all that is counted for them would exceed 2 GB
               progress=True) -> Approximation:
-    "Find thresholds and weights for a model, and keep them in the user's cache."
+    "Find thresholds and weights, coarse on a fifth of the strings, then fine; keep them in the user's cache."
     index = index or corpus_index(corpus, model)
-    strings, n_layer = index.strings, model.n_layer
     tokens = index.counted_tokens(all_values := index.next_counts())
     values, unigram = condense(all_values, tokens, unigram_distribution(corpus))
-    n, best = min(n, 2**28 // (13*n_layer*values.width) + 1), float64([[.775]]*n_layer)
-    # coarse on a fifth of the strings, then fine on all
-    for offsets, some in (.05*torch.arange(-3.5, 4), n//5), (.01*torch.arange(-6, 7), n):
-        ids = _calibration_ids(strings, some)
-        _, probs = condense(all_values, tokens, next_char_probs(model, strings.tokens(ids)).cpu())
-        grid = (best + offsets).clamp(-1, .99).round(decimals=4)
-        queries = index.queries(strings.tokens(ids))
-        counts, _ = index.count(queries, values, grid, progress=progress)
-        best = grid[torch.arange(n_layer), block_distances(counts, probs, unigram).argmin(1)][:, None]
-    chosen, weights, _ = fit(counts, probs, unigram)
-    weights = float64([float(f'{w:.3g}') for w in weights])
-    found = from_grid(grid, chosen, weights, f'tuned on {len(ids):,} strings', strings.length)
+    n = min(n, 2**28 // (13*model.n_layer*values.width) + 1)
+    def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it, probabilities
+        of_some = index.strings.tokens(_calibration_ids(index.strings, some))
+        _, probs = condense(all_values, tokens, next_char_probs(model, of_some).cpu())
+        grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
+        return grid, index.count(index.queries(of_some), values, grid, progress=progress)[0], probs
+    def closest(grid, *of_grid): # (n_layer, 1)
+        return grid.gather(1, block_distances(*of_grid, unigram).argmin(1, keepdim=True))
+    coarse = closest(*around(float64([[.775]]*model.n_layer), .05*torch.arange(-3.5, 4), -(-n//5)))
+    grid, counts, probs = around(coarse, .01*torch.arange(-6, 7), n)
+    best, source = fit(counts, probs, unigram), f'tuned on {len(probs):,} strings'
+    weights = float64([float(f'{w:.3g}') for w in best.weights])
+    found = from_grid(grid, best.chosen, weights, source, index.strings.length)
     keep(approximation_file(model), json.dumps(asdict(found)).encode())
     return found
+
 
 # %% ../nbs/07_similar_space.ipynb #s052
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 "An index in shards: the same as in one file, whoever builds it, whatever dies, whatever is missing."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 import pytest, torch
@@ -397,16 +397,49 @@ def hosts():
     finally:
         for name in names: subprocess.run(['ip', 'netns', 'del', name], capture_output=True)
 
+def on_hosts(hosts, code, *args, caches) -> list: # processes, one on each
+    there = dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME='eth0')
+    return [subprocess.Popen(['ip', 'netns', 'exec', host, sys.executable, '-c', code, *map(str, args)],
+                             env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(cache)), encoding='utf-8',
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+            for host, env, cache in zip(hosts, ranks(2), caches)]
+
 @pytest.mark.posix
 @pytest.mark.slow('two processes on one machine, each on its own disk, do the same')
 def test_two_hosts(hosts, new_cache, files, piece, model, single, disks):
-    there = dict(MASTER_ADDR='10.77.0.1', GLOO_SOCKET_IFNAME='eth0')
-    processes = [subprocess.Popen(['ip', 'netns', 'exec', host, sys.executable, '-c', BUILD, *files],
-                                  env=env | there | dict(SHAKESPEARE_FFN_CACHE=str(disk)), encoding='utf-8',
-                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-                 for host, env, disk in zip(hosts, ranks(2), disks)]
-    codes, messages = ended(processes)
+    codes, messages = ended(on_hosts(hosts, BUILD, *files, caches=disks))
     assert codes == [0, 0], messages
     assert all(list(disk.glob('keys/*-shards/*/manifest.json')) for disk in disks[:2])
     copied(disks[:2], new_cache)
     check_same(piece, model, single)
+
+# both work for ever; the systems are asked after 2 seconds, and 4 times
+SILENT = START.replace('corpus_keys._SAVE', 'import time\nfrom shakespeare_ffn import cosine_sims\n'
+                       'cosine_sims._SILENT = 2, 1, 4\ncorpus_keys._SAVE', 1) + '''
+def work():
+    with shards.Peers().watched() as check:
+        print('working', flush=True)
+        while True:
+            time.sleep(.1)
+            check()
+together(work)
+'''
+
+@pytest.mark.posix
+@pytest.mark.slow('a process that dies is noticed by the same means')
+def test_a_host_that_vanishes(hosts, new_cache, files):
+    processes = on_hosts(hosts, SILENT, *files, caches=[new_cache]*2)
+    try:
+        assert [p.stdout.readline() for p in processes] == ['working\n']*2
+        processes[1].send_signal(signal.SIGSTOP)
+        time.sleep(9) # who is halted is still there
+        assert processes[0].poll() is None
+        processes[1].send_signal(signal.SIGCONT)
+        ip('-n', hosts[1], 'link', 'set', 'eth0', 'down')
+        vanished = time.monotonic()
+        codes, messages = ended(processes)
+    finally:
+        for p in processes: p.kill()
+    assert codes == [2, 2] and time.monotonic() - vanished < 30
+    assert all(re.search(f'^test: process {1-i} of 2 ended before .* or its machine vanished', s, re.M)
+               for i, s in enumerate(messages)), messages
