@@ -921,14 +921,20 @@ def similar(query: torch.Tensor,  # (n_embed,)
     return Similar(k[best], cosines[best])
 
 # %% ../nbs/05_cosine_sims.ipynb #ka1
+def _open_files() -> set: # their numbers
+    "This process's open files, where the system lists them; Windows does not."
+    try: return set(map(int, os.listdir('/dev/fd')))
+    except OSError: return set()
+
+# %% ../nbs/05_cosine_sims.ipynb #ka6
 _SILENT = 30, 10, 6 # seconds until a silent machine is asked, from one question to the next; how many
 
-def _ask_silent_machines():
-    "Connections break once the other machine's system has not answered for a minute and a half."
-    first = 'TCP_KEEPIDLE' if hasattr(socket, 'TCP_KEEPIDLE') else 'TCP_KEEPALIVE' # on macOS
+def _ask_silent_machines(files: set):
+    "Connections among some files break after a minute and a half of silence of the other system."
+    first = 'TCP_KEEPIDLE' if hasattr(socket, 'TCP_KEEPIDLE') else 'TCP_KEEPALIVE'
     names = first, 'TCP_KEEPINTVL', 'TCP_KEEPCNT'
-    for fd in os.listdir('/dev/fd') if os.path.isdir('/dev/fd') else []: # Windows has no such list
-        try: connection = socket.socket(fileno=os.dup(int(fd)))
+    for file in files:
+        try: connection = socket.socket(fileno=os.dup(file))
         except OSError: continue # no socket
         with connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6): continue
@@ -937,14 +943,13 @@ def _ask_silent_machines():
             for name, n in zip(names, _SILENT):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), n)
 
-
 # %% ../nbs/05_cosine_sims.ipynb #ka3
 def waiting_group(): # → a group of gloo
     "The processes of a `torchrun`, who wait for each other as long as all are there."
+    before = _open_files()
     group = dist.new_group(backend='gloo', timeout=timedelta(days=365)) # waiting for a long share is no fault
-    _ask_silent_machines()
+    _ask_silent_machines(_open_files() - before)
     return group
-
 
 # %% ../nbs/05_cosine_sims.ipynb #c093
 @contextmanager

@@ -17,7 +17,7 @@ from shakespeare_ffn.hooks import capture, run_from
 from shakespeare_ffn.learned_embeddings import geometry, learn_embeddings, least_losses, stage_embeddings
 from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, nearest_keys
-from shakespeare_ffn.similar_space import calibrate
+from shakespeare_ffn.similar_space import Fit, calibrate
 from shakespeare_ffn.svd_helpers import projection_cosine, projection_matrix, subspaces
 from shakespeare_ffn.training import RECIPES, Run, batch, estimate, mean_loss, _stretched
 from standin import There, gpu
@@ -165,8 +165,8 @@ def test_calibration(new_cache, model_there, corpus, monkeypatch):
                         # as if it had been counted
                         (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None))
     monkeypatch.setattr('shakespeare_ffn.similar_space.fit', lambda counts, probs, unigram:
-                        (torch.zeros(6, dtype=torch.long),
-                         torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
+                        Fit(torch.zeros(6, dtype=torch.long),
+                            torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
     index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
     assert calibrate(corpus, model_there, index, n=10, progress=False).length == 2
 
