@@ -4,7 +4,12 @@ It needs what `make play` writes, Chromium and playwright. The page comes from a
 all is measured twice, as fast as that is, and as slow as on a phone."""
 import json, shutil, statistics, time
 from pathlib import Path
+from shakespeare_ffn.compact import compact_index
 from shakespeare_ffn.core import UserError, by_scale, command, scale
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.data import load_corpus, prompt_ids
+from shakespeare_ffn.model import load_model
+from shakespeare_ffn.nearest_strings import prompt_neighbours
 from common import report
 from served import served
 
@@ -30,6 +35,9 @@ KEY = 'milliseconds from a key to what the model says next: middle one, longest'
 INDEX = 'seconds until the compact index is there, from a file server on this machine'
 ANSWER = "seconds from a prompt of one's own to its strings: middle one, longest"
 EVERYTHING = 'MB in all, model and compact index included'
+N_LISTED = by_scale(100, 5) # of the article's prompts
+SAME = f'of the ten nearest strings of {N_LISTED} prompts, how many the page lists: on average, at least'
+APART = 'most that a cosine of these differs from the exact one'
 SLOWED = (f'Slowed: a line of 10 Mbit a second with 40 ms, a window 390 pixels wide, '
           f'the main thread {PHONE} times as slow.')
 
@@ -57,6 +65,17 @@ WATCH = """() => {
     window.going = requestAnimationFrame(next)
     return at
   }
+}"""
+
+# In the page: the ten best strings of prompts, as it finds them by its compact index.
+LIST = """async prompts => {
+  const [{ open: openIndex }, { open }] = await Promise.all([import('./nearby.js'), import('./read.js')])
+  const data = await open('data'), ask = await openIndex('data', data, () => {}), found = []
+  for (const prompt of prompts) {
+    const { votes: [strings] } = await ask(prompt)
+    found.push(strings.slice(0, 10).map(({ place, cosine }) => [place, cosine]))
+  }
+  return found
 }"""
 
 class View:
@@ -138,6 +157,27 @@ class View:
             self.page.wait_for_function('n => found.length === n', arg=i+1)
         return took, [t/1e3 for t in self.page.evaluate('found')]
 
+def exact_lists() -> tuple: # prompts; for each its ten nearest strings → cosine
+    "What the whole index says of the article's first prompts."
+    corpus, model = load_corpus(), load_model()
+    index = corpus_index(corpus, model)
+    strings, compact = index.strings, compact_index(index)
+    found = prompt_neighbours(index, compact.vote, compact.rule.k)
+    near = [{strings[index.ids[row]]: cosine for row, cosine in zip(rows[:10].tolist(), cosines.tolist())}
+            for rows, cosines in zip(found.rows[:N_LISTED], found.cosines)]
+    return [strings[i] for i in prompt_ids(strings)[:N_LISTED]], near
+
+def listed(browser, address) -> dict: # what → its cell
+    "How near the strings that the page lists come to the exact ones."
+    prompts, exact = exact_lists()
+    page, text = View(browser, address).page, load_corpus().text
+    found = [{text[place:place+10]: cosine for place, cosine in strings}
+             for strings in page.evaluate(LIST, prompts)]
+    page.context.close()
+    same = [len(there.keys() & near.keys()) for there, near in zip(found, exact, strict=True)]
+    apart = [abs(there[s] - near[s]) for there, near in zip(found, exact) for s in there.keys() & near.keys()]
+    return {SAME: f'{statistics.mean(same):.2f}, {min(same)}', APART: f'{max(apart):.1g}'}
+
 def middle(x) -> float: return statistics.median(x)
 
 def both(x, form: str) -> str: return f'{middle(x):{form}}, {max(x):{form}}'
@@ -178,6 +218,7 @@ def page(argv) -> str:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox'])
         address = f'{server}/index.html'
         here, phone = measure(browser, address), measure(browser, address, line=LINE, slower=PHONE)
+        here |= listed(browser, address)
         version = browser.version
         browser.close()
     rows = [(what, here[what], phone.get(what, '–')) for what in here]

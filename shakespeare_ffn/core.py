@@ -140,6 +140,13 @@ def _drop_output():
     except OSError:
         with suppress(OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
+# %% ../nbs/00_core.ipynb #lv02
+def _leave(code: int):
+    "End the process with an exit code."
+    sys.stderr.flush()
+    if dist.is_available() and dist.is_initialized(): os._exit(code)
+    sys.exit(code)
+
 # %% ../nbs/00_core.ipynb #h4f
 def command(name: str, run, argv=None):
     "Print what `run(argv)` returns; exit code 0, 2 (the user can put it right) or 130 (interrupted)."
@@ -152,13 +159,13 @@ def command(name: str, run, argv=None):
         except BrokenPipeError: _drop_output() # whoever reads the output has seen enough
         except KeyboardInterrupt:
             print(f'\n{name}: interrupted; it can be taken up where it stopped', file=sys.stderr)
-            sys.exit(130)
+            _leave(130)
         except Exception as e:
             if not (line := _remedy(e)): raise
             _drop_output()
             # a file's name is a text like any other
             print(f'{name}: {show_text(line, signed=True)}', file=sys.stderr)
-            sys.exit(2)
+            _leave(2)
 
 # %% ../nbs/00_core.ipynb #c010
 def device(s: str) -> torch.device:
