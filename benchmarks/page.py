@@ -1,4 +1,5 @@
 """How fast is the page to play with, in Chromium: its first picture, its sliders, an answer to any prompt?
+And are the strings that it lists those of the whole index?
 
 It needs what `make play` writes, Chromium and playwright. The page comes from a file server on this machine;
 all is measured twice, as fast as that is, and as slow as on a phone."""
@@ -157,10 +158,9 @@ class View:
             self.page.wait_for_function('n => found.length === n', arg=i+1)
         return took, [t/1e3 for t in self.page.evaluate('found')]
 
-def exact_lists() -> tuple: # prompts; for each its ten nearest strings → cosine
+def exact_lists(corpus) -> tuple: # prompts; for each its ten nearest strings → cosine
     "What the whole index says of the article's first prompts."
-    corpus, model = load_corpus(), load_model()
-    index = corpus_index(corpus, model)
+    index = corpus_index(corpus, load_model())
     strings, compact = index.strings, compact_index(index)
     found = prompt_neighbours(index, compact.vote, compact.rule.k)
     near = [{strings[index.ids[row]]: cosine for row, cosine in zip(rows[:10].tolist(), cosines.tolist())}
@@ -169,9 +169,9 @@ def exact_lists() -> tuple: # prompts; for each its ten nearest strings → cosi
 
 def listed(browser, address) -> dict: # what → its cell
     "How near the strings that the page lists come to the exact ones."
-    prompts, exact = exact_lists()
-    page, text = View(browser, address).page, load_corpus().text
-    found = [{text[place:place+10]: cosine for place, cosine in strings}
+    corpus = load_corpus()
+    page, (prompts, exact) = View(browser, address).page, exact_lists(corpus)
+    found = [{corpus.text[place:place+10]: cosine for place, cosine in strings}
              for strings in page.evaluate(LIST, prompts)]
     page.context.close()
     same = [len(there.keys() & near.keys()) for there, near in zip(found, exact, strict=True)]
