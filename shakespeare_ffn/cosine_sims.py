@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TILE', 'LARGE', 'cosine', 'Counted', 'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'find_true',
            'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'count_one', 'exceeding', 'batches', 'best_device',
-           'count_fused', 'matches', 'check_thresholds', 'block_counts', 'threshold_attention', 'Similar', 'similar',
-           'waiting_group', 'watched', 'shared_threshold_attention']
+           'count_fused', 'Pairs', 'list_pairs', 'matches', 'check_thresholds', 'block_counts', 'threshold_attention',
+           'Similar', 'similar', 'waiting_group', 'watched', 'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
 import math, os, socket, threading, time
@@ -760,6 +760,71 @@ def count_fused(queries, keys, values: Values,
         sums.index_add_(0, q[passed], counts[k[passed]].double())
         total = total + sums.long().cpu()
     return total
+
+# %% ../nbs/05_cosine_sims.ipynb #lp2
+class Pairs(NamedTuple):
+    "Pairs of a query and a key, in order of the queries."
+    q: torch.Tensor       # (n,) int32
+    k: torch.Tensor       # (n,) int32
+    cosines: torch.Tensor # (n,) float32, at most `error_bound` off, on a GPU twice that
+
+# %% ../nbs/05_cosine_sims.ipynb #lp2k
+if triton:
+    @triton.jit
+    def listed(queries, keys, query_scale, key_scale, thresholds, # read; a threshold for each query
+               rows, cosines, n_found, # written: (n_queries, room) twice, (n_queries,)
+               n_queries, n_keys, n_tiles, room, # n_tiles: of queries
+               N: tl.constexpr, BQ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr):
+        q = (tl.program_id(0) % n_tiles*BQ + tl.arange(0, BQ)).to(tl.int64)
+        k = (tl.program_id(0)//n_tiles*BK + tl.arange(0, BK)).to(tl.int64)
+        found = _cosines(queries, keys, query_scale, key_scale, q, k, n_queries, n_keys, N, BQ, BK, BD)
+        inside = (q < n_queries)[:, None] & (k < n_keys)[None, :]
+        above = inside & (found > _load(thresholds, q[:, None], 0, n_queries, 1))
+        at = tl.atomic_add(n_found + q[:, None] + tl.zeros((BQ, BK), tl.int32), 1, mask=above)
+        place, there = q[:, None]*room + at, above & (at < room)
+        tl.store(rows + place, tl.zeros((BQ, BK), tl.int32) + k[None, :].to(tl.int32), mask=there)
+        tl.store(cosines + place, found, mask=there)
+
+# %% ../nbs/05_cosine_sims.ipynb #lp4
+_PAIR_TILES = dict(BQ=128, BK=128, BD=64, num_warps=8, num_stages=3) # as `_TILES`
+
+class _Lists(NamedTuple):
+    "The keys above each query's threshold, query by query."
+    n_found: torch.Tensor # (n_queries,) int32, how many of each query
+    k: torch.Tensor       # (n,) int32
+    cosines: torch.Tensor # (n,) float32
+
+# %% ../nbs/05_cosine_sims.ipynb #lp4b
+def _lists(queries, keys, key_scale, thresholds, room: int) -> _Lists: # room: keys for a query
+    "Some queries at a time, and again with more room where that was too little."
+    n, (n_keys, n_embed), device = len(queries), keys.shape, keys.device
+    if n > (at_once := max(1, 2**27//room)):
+        parts = zip(queries.split(at_once), thresholds.split(at_once))
+        return _Lists(*map(torch.cat, zip(*(_lists(q, keys, key_scale, t, room) for q, t in parts))))
+    k = torch.empty(n, room, dtype=torch.int32, device=device)
+    cosines = torch.empty(n, room, dtype=torch.float32, device=device)
+    n_found = torch.zeros(n, dtype=torch.int32, device=device)
+    n_tiles = triton.cdiv(n, _PAIR_TILES['BQ'])
+    grid = n_tiles*triton.cdiv(n_keys, _PAIR_TILES['BK']),
+    listed[grid](queries, keys, 1/norms(queries), key_scale, thresholds, k, cosines, n_found,
+                 n, n_keys, n_tiles, room, N=n_embed, **_PAIR_TILES)
+    if (most := n_found.max().item()) > room: return _lists(queries, keys, key_scale, thresholds, most)
+    there = torch.arange(room, device=device) < n_found[:, None]
+    return _Lists(n_found, k[there], cosines[there])
+
+# %% ../nbs/05_cosine_sims.ipynb #lp6
+def list_pairs(queries, keys,
+               thresholds: torch.Tensor, # (n_queries,) float32
+               room=4096,                # keys for a query, at first
+              ) -> Pairs:
+    "All pairs above their query's threshold, of rows in bfloat16 on a GPU."
+    _check_kernel(queries, keys)
+    # Triton's interpreter misreads bfloat16
+    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float())
+    queries, keys = (x.contiguous() for x in rows)
+    n_found, k, cosines = _lists(queries, keys, 1/norms(keys), thresholds, room)
+    q = torch.arange(len(queries), dtype=torch.int32, device=keys.device)
+    return Pairs(q.repeat_interleave(n_found), k, cosines)
 
 # %% ../nbs/05_cosine_sims.ipynb #c071
 def _levels(cosines: torch.Tensor,    # (n,)

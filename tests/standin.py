@@ -10,8 +10,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 HERE, aten = torch.device('cuda', 0), torch.ops.aten
-# what only a GPU has
-ELSEWHERE = {aten.mm.dtype: lambda a, b, dtype: a.to(dtype) @ b.to(dtype)}
 # positions may come from the processor
 INDEXING = aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default
 
@@ -55,7 +53,7 @@ def dispatch(f, args, kwargs):
     if kwargs.get('device') is not None:
         there = torch.device(kwargs['device']).type in ('cuda', 'meta')
         kwargs = kwargs | dict(device='cpu')
-    out = ELSEWHERE.get(f, f)(*tree_map(here, args), **tree_map(here, kwargs))
+    out = f(*tree_map(here, args), **tree_map(here, kwargs))
     # in-place operations return what they were given
     same = {id(x.x): x for x in tree_leaves((args, kwargs)) if isinstance(x, There)}
     return tree_map(lambda x: same.get(id(x), There(x)) if there and type(x) is torch.Tensor else x, out)

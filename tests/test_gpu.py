@@ -25,7 +25,8 @@ from standin import There, gpu
 CASES = """
 import sys, torch
 from shakespeare_ffn import cosine_sims
-from shakespeare_ffn.cosine_sims import Values, _launch, cosine, count_fused
+from shakespeare_ffn.cosine_sims import Values, _launch, cosine, count_fused, list_pairs
+from shakespeare_ffn.nearest_strings import nearest_keys
 device, generator = sys.argv[1], torch.Generator().manual_seed(0)
 
 def check(queries, keys, values, thresholds):
@@ -76,6 +77,33 @@ for room in 1, 3600, 2**20:
 columns = torch.full((60, 200), 1000, device=device) # in two parts, done again
 sums, doubtful = _launch(same, same, columns, 1., 1)
 assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
+
+# pairs above a threshold of each query, between two cosines that occur or above all;
+# where one has no room, all is done again
+for (n_queries, n_keys, n_embed), room in zip([(1, 1, 1), (5, 20, 12), (130, 150, 40)], (1, 3, 4096)):
+    keys = torch.randn(n_keys, n_embed, generator=generator).bfloat16()
+    queries = keys[torch.randint(n_keys, (n_queries,), generator=generator)].clone()
+    true = cosine(queries[:, None], keys[None])
+    occurring = torch.cat([true, torch.full((n_queries, 1), 3.)], 1).sort(1).values
+    at = torch.randint(n_keys, (n_queries, 1), generator=generator)
+    thresholds = (occurring.gather(1, at) + occurring.gather(1, at+1))/2
+    q, k, cosines = (x.cpu() for x in list_pairs(queries.to(device), keys.to(device),
+                                                 thresholds[:, 0].float().to(device), room))
+    listed = torch.zeros(true.shape, dtype=torch.bool)
+    listed[q.long(), k.long()] = True
+    assert torch.equal(listed, true > thresholds) and len(q) == listed.sum() and (q.diff() >= 0).all()
+    assert torch.allclose(cosines.double(), true[q.long(), k.long()], atol=1e-6)
+
+# the nearest, the first half of the keys twice, so that rows decide
+keys = torch.randn(200, 40, generator=generator).bfloat16()
+keys[100:] = keys[:100].clone()
+queries, own = keys[:30].clone(), torch.arange(30).where(torch.arange(30) % 2 == 0, -1)
+true = cosine(queries[:, None], keys[None])
+true[torch.arange(0, 30, 2), own[::2]] = -2
+found = nearest_keys(queries.to(device), keys.to(device), 25, own)
+expected = true.sort(dim=1, descending=True, stable=True)
+assert torch.equal(found.rows.sort(1).values, expected.indices[:, :25].sort(1).values)
+assert torch.allclose(found.cosines.double(), expected.values[:, :25], atol=1e-6)
 """
 ON_STAND_IN = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -87,7 +115,7 @@ class Interpreted: # which takes no stand-ins, and misreads bfloat16
         coarse = lambda x: getattr(x, 'dtype', None) == cosine_sims.torch.bfloat16
         plain = lambda x: here(x).float() if coarse(x) else here(x)
         return lambda *args, **kwargs: self.kernel[grid](*map(plain, args), **kwargs)
-cosine_sims.fused = Interpreted(cosine_sims.fused)
+cosine_sims.fused, cosine_sims.listed = map(Interpreted, (cosine_sims.fused, cosine_sims.listed))
 with gpu(): exec({CASES!r})
 """
 
@@ -181,7 +209,8 @@ def test_rows_and_cosines(there):
         assert torch.equal(found, expected)
 
 @pytest.mark.parametrize('centred', [False, True])
-def test_the_nearest(there, centred):
+def test_the_nearest(there, centred, monkeypatch):
+    monkeypatch.setattr(cosine_sims, 'triton', None) # its kernel is tested above
     keys = torch.randn(2, 700, 48, generator=torch.Generator().manual_seed(0)).bfloat16()
     keys[:, 300:] = keys[:, :400] # every other one is there twice, so that rows decide
     queries, exclude = keys[:, :20].clone(), torch.arange(20).where(torch.arange(20) % 3 == 0, -1)
