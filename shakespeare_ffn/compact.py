@@ -182,10 +182,12 @@ def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1
     n, index, rule, v = n or by_scale(1000, 100), compact.index, compact.rule, compact.vote
     ids = prompt_ids(index.strings)[:n]
     queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
+    # the nearest strings by either index, the prompt itself left out
     found = compact.nearest(queries, own)
     exact = Nearest(*(x[:n] for x in prompt_neighbours(index, v, rule.k)))
     values = index.next_counts()
     probs = next_char_probs(index.model, index.strings.tokens(ids)).cpu()
+    # what the rule predicts from either, and how many of the ten nearest are the same
     says, expected = (rule.parts(vote(x, values, v.beta)[None]).says[0] for x in (found, exact))
     same = (found.rows[:, :10, None] == exact.rows[:, None, :10]).any(-1)
     pairs = (says, expected), (says, probs), (expected, probs)

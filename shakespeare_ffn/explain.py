@@ -238,6 +238,7 @@ def __call__(self: Preview, share: float, news, keys):
         title = f'After {quoted(self.corpus.tokenizer.decode(self.tokens))}, while the index is built:'
         say(title + '\n' + self._line('model', self.model_probs))
     self.begun = True
+    # at first no key is computed yet
     if not share: return
     self.update(news, keys)
     p, empty = self.approximation(self.counts()[:, None], unigram_distribution(self.corpus))
@@ -534,12 +535,14 @@ def _run_explain(argv) -> str:
     args = _explain_parser().parse_args(argv)
     prompt = _typed(args.prompt)
     note_line_ends(prompt, 'the prompt')
+    # a figure that cannot be written is refused before anything is computed
     _check_figure(args.figure)
     corpus, model = opened(args, args.device)
     approximation = _chosen_approximation(args, model)
     with joined() as (_, rank):
         explanation = explain(prompt, corpus, model, approximation, args.length, args.top, args.exclude_self,
                               args.device, quiet=rank > 0)
+    # of several processes only the first prints
     if rank > 0: return ''
     if args.figure: _save_figure(explanation, args.figure)
     return json.dumps(explanation.to_dict()) if args.json else str(explanation)
@@ -567,6 +570,7 @@ def _run_calibrate(argv) -> str:
         index = open_index(corpus, model, quiet=rank > 0)
         by_thresholds = calibrate(corpus, model, index, progress=rank == 0)
         nearest = calibrate_nearest(corpus, model, index, progress=rank == 0)
+    # of several processes only the first prints
     if rank > 0: return ''
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)
     votes = [f'{nearest.k:,} nearest, {v}: beta {v.beta:g}, power {v.power:g}, share {v.share:g}'
@@ -610,6 +614,7 @@ def _run_counts(argv) -> str:
     with joined() as (n_processes, rank):
         index = open_index(corpus, model, quiet=rank > 0)
         counts, seconds = _timed_counts(index, ids, model, n_processes)
+    # of several processes only the first prints
     if rank > 0: return ''
     p, _ = tuned_approximation(model)(counts, unigram_distribution(corpus))
     distance = hellinger(p, next_char_probs(model, strings.tokens(ids))).mean()

@@ -124,12 +124,15 @@ def in_bins(self: PageData, block: int,
             own: int) -> list:
     "From the highest edge to the lowest: how many strings lie below the one before, and what follows them."
     zero, width = torch.zeros(1, dtype=torch.long), self.values.width
+    # a string belongs to the highest edge that its cosine exceeds
     found = matches([Batch(rough[None], zero, zero, [1])], query[None], self.index.keys[block],
                     float64(self.edges))
     [(row, level)] = [(row[row != own], level[row != own] - 1) for _, row, level in found]
+    # what follows the strings, added up by edge and token in one go
     at, column, count = self.values.expand(row)
     entry = (level[at]*width + column).numpy()
     counts = np.bincount(entry, count.numpy(), len(self.edges)*width).astype(int).reshape(-1, width)
+    # only tokens that follow at all are told
     numbers, passing = [], level.bincount(minlength=len(self.edges)).tolist()
     for n, counted in zip(passing[::-1], counts[::-1]):
         there = np.flatnonzero(counted)

@@ -224,6 +224,7 @@ def step(model: Transformer,
         o.zero_grad()
     total = 0.
     with true_float32():
+        # gradients of the parts add up to those of the batch
         for loss in _part_losses(model, x, y, recipe.bfloat16):
             loss.backward()
             total += loss.item()

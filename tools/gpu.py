@@ -123,28 +123,34 @@ def run_stages(some: list, root: Path, folder: Path, scale: str, limit: float) -
     for stage in some:
         mark = fingerprint(stage, root)
         before = state.get(stage.name, {})
+        # what held still holds, if nothing that it depends on has changed
         if before.get('fingerprint') == mark and before['result'] == 'held': continue
         print(f'{stage.name} …', flush=True)
         log = folder/'logs'/f'{re.sub("[^0-9A-Za-z]+", "-", stage.name)}.log'
         now = state[stage.name] = run_stage(stage, root, log, limit) | dict(fingerprint=mark)
+        # after each stage, so that a run that is stopped goes on from here
         write_atomically(kept, json.dumps(state).encode())
         print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
     return {stage.name: state[stage.name] for stage in some}
 
-def gpu(argv) -> str:
+def gpu_parser() -> Parser:
     p = Parser('gpu', description=__doc__, allow_abbrev=False)
     p.add_argument('--dry-run', action='store_true', help='run the stages on the CPU at smoke scale')
     p.add_argument('--limit', type=float, default=LIMIT, metavar='SECONDS',
                    help=f'for a stage (default: {LIMIT})')
     p.add_argument('--root', type=Path, default=ROOT, help='of the checkout (default: this one)')
     p.add_argument('--notebook', type=Path, help='run this notebook alone, as a stage does')
-    args = p.parse_args(argv)
+    return p
+
+def gpu(argv) -> str:
+    args = gpu_parser().parse_args(argv)
     if not (args.dry_run or torch.cuda.is_available()):
         raise UserError('there is no GPU here, or PyTorch does not see it; '
                         'ARGS=--dry-run tries the stages on the CPU')
     scale = 'smoke' if args.dry_run else 'full'
     os.environ['SHAKESPEARE_FFN_SCALE'] = scale
     if args.dry_run: os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    # a stage runs its notebook by this very command, in a process of its own
     if args.notebook: return notebook(args.notebook, args.root, args.dry_run) or ''
     folder = cache_dir()/'gpu'
     found = run_stages(stages(args.root, args.dry_run), args.root, folder, scale, args.limit)

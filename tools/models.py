@@ -39,6 +39,7 @@ def make(seed, device, corpus) -> str:
     if not fits(model.metadata, seed):
         raise UserError(f'{output} is not the model of seed {seed} '
                         'by the fast recipe as it stands; remove it')
+    # the package carries the main model; of the others only what they say is kept
     if seed != SEEDS[0]:
         save_distributions(model, corpus, distributions(seed))
         return f'{distributions(seed)}: distributions of the model of seed {seed}; its weights are {output}'

@@ -65,11 +65,14 @@ def play(argv) -> str:
     corpus = load_corpus()
     data = PageData(corpus, corpus_index(corpus, load_model()))
     prompts = prepared(data, by_scale(N_PROMPTS, 30))
+    # what a reader of the prepared prompts loads
     told = data.tell([data.tokens(p['text']) for p in prompts])
     made = {f'{i}.bin': content for i, content in enumerate(told)}
     made['text.bin'] = gzip.compress(corpus.text.encode(), mtime=0)
+    # what is loaded only for a prompt of the reader's own
     about, loaded = any_prompt(data)
     made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()
+    # nothing is written if it is too much to load
     first, more = megabytes(made, MOST['prompts']), megabytes(loaded, MOST['any_prompt'])
     shutil.copytree(PAGE, SITE, dirs_exist_ok=True)
     shutil.rmtree(SITE/'data', ignore_errors=True)

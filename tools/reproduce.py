@@ -153,6 +153,7 @@ def compare(committed: list, found: list) -> tuple: # lines of a table of what d
     "Rows that came out beside the committed ones."
     def named(rows): return {(row['notebook'], row['name']): row['ours'] for row in rows}
     ours, theirs, lines, n_out = named(committed), named(found), [], 0
+    # rows that are on one side only come up as well
     for key in [*ours, *(k for k in theirs if k not in ours)]:
         if key not in ours or key not in theirs:
             inside = may_be_missing(*key)
@@ -171,6 +172,7 @@ def check(asked: list) -> str:
     "Run a copy of the notebooks; say what differs from the committed figures. Exit code 1 if a row is out."
     folder = cache_dir()/'checked'
     copy_to(folder, ROOT)
+    # the checkout itself stays as it is
     go_on(folder, folder/'reproduced.json', [folder/path.relative_to(ROOT) for path in asked])
     ran = {path.stem for path in asked or notebooks(ROOT)}
     committed = [row for row in read_json(summary_file(ROOT)).get('rows', []) if row['notebook'] in ran]
