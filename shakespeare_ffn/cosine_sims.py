@@ -786,7 +786,7 @@ if triton:
         tl.store(cosines + place, found, mask=there)
 
 # %% ../nbs/05_cosine_sims.ipynb #lp4
-_PAIR_TILES = dict(BQ=128, BK=128, BD=64, num_warps=8, num_stages=3) # as `_TILES`
+_PAIR_TILES = dict(BQ=64, BK=256, BD=64, num_warps=8, num_stages=3) # as `_TILES`
 
 class _Lists(NamedTuple):
     "The keys above each query's threshold, query by query."

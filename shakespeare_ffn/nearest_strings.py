@@ -12,7 +12,6 @@ import json, math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -137,11 +136,12 @@ def _decided(found: Pairs, kth, queries, keys, k: int) -> torch.Tensor: # (n,) b
     room = k - begin.diff() # for doubtful ones of each query
     q, rows = found.q[doubtful].long(), found.k[doubtful].long()
     exact = pair_cosines(queries, keys, q, rows)
-    q, rows, exact, room = (x.cpu() for x in (q, rows, exact, room)) # few
-    order = torch.from_numpy(np.lexsort((rows, -exact, q))) # query by query, the nearest first, ties by row
-    first = torch.searchsorted(q, torch.arange(len(kth)))
-    rank = torch.arange(len(q)) - first[q[order]]
-    chosen[doubtful[order[rank < room[q[order]]].to(doubtful.device)]] = True
+    order = rows.argsort()
+    # query by query, the nearest first, ties by row
+    for x in -exact, q: order = order[x[order].argsort(stable=True)]
+    first = torch.searchsorted(q, torch.arange(len(kth), device=q.device))
+    rank = torch.arange(len(q), device=q.device) - first[q[order]]
+    chosen[doubtful[order[rank < room[q[order]]]]] = True
     return chosen
 
 def _chosen(found: Pairs, kth, queries, keys, k: int) -> Nearest:
