@@ -118,7 +118,7 @@ def _kth_cosines(found: Pairs, n_queries: int, k: int) -> torch.Tensor: # (n_que
 # %% ../nbs/07c_nearest_strings.ipynb #c017
 class Nearest(NamedTuple):
     "The nearest keys of each query, the nearest first."
-    rows: torch.Tensor    # (n_queries, k) whole numbers
+    rows: torch.Tensor    # (n_queries, k) int64
     cosines: torch.Tensor # (n_queries, k) float32, at most `error_bound` off, on a GPU twice that
 
 # %% ../nbs/07c_nearest_strings.ipynb #d017o

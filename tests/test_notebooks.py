@@ -246,7 +246,7 @@ def test_comprehensions_have_two_clauses_at_most(path):
     whole = trees(path) if path.suffix == '.ipynb' else [ast.parse(path.read_text(encoding='utf-8'))]
     assert [text for tree in whole for text in many_clauses(tree)] == []
 
-@pytest.mark.parametrize('path', [p for p in ALL if p.stem != 'index'], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_a_page_can_be_run_in_colab(path):
     nb, place = nbformat.read(path, as_version=4), path.relative_to(ROOT).as_posix()
     assert f'blob/main/{place})' in nb.cells[1].source
