@@ -88,7 +88,7 @@ class Everything:
         return (made, swept, judged), distance.item(), queries, keys
 
 def one_block(everything, queries, keys, b=4) -> tuple: # seconds: the nearest, above a threshold
-    "The two rules on the same block, the article's prompts left out of their own strings."
+    "The two rules on the same block; the nearest leave each prompt out of its own strings."
     own = everything.prompt_rows
     nearest, _ = seconds(lambda: nearest_keys(queries[b], keys[b], 1000, own))
     tuned = everything.tuned.thresholds[b]

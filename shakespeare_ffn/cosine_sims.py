@@ -710,12 +710,11 @@ def _launch_part(queries, keys, columns, threshold: float, share: int, room: int
     sums = torch.empty(-(-n_keys//share), n_queries, width, device=device)
     doubtful = torch.empty(room, dtype=torch.long, device=device)
     n_doubtful = torch.zeros(1, dtype=torch.long, device=device)
-    # Triton's interpreter misreads bfloat16
-    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float())
     grid = triton.cdiv(n_queries, _TILES['BQ']), len(sums)
-    fused[grid](*rows, 1/norms(queries), 1/norms(keys), values, sums, doubtful, n_doubtful,
-                n_queries, n_keys, share, threshold, 2*error_bound(n_embed), room,
-                N=n_embed, COLUMNS=width, **_TILES)
+    with torch.cuda.device(device): # Triton takes the current one
+        fused[grid](queries, keys, 1/norms(queries), 1/norms(keys), values, sums, doubtful, n_doubtful,
+                    n_queries, n_keys, share, threshold, 2*error_bound(n_embed), room,
+                    N=n_embed, COLUMNS=width, **_TILES)
     if n_doubtful > room: return _launch_part(queries, keys, columns, threshold, share, n_doubtful.item())
     return _Launched(sums[..., :n].sum(0, dtype=torch.float64), doubtful[:n_doubtful.item()])
 
@@ -741,9 +740,9 @@ def _check_kernel(queries, keys):
     "A `UserError` where the kernel cannot run."
     if triton is None:
         which = "Triton, which PyTorch's CUDA builds bring; device 'cpu' works everywhere"
-        raise UserError(f'counting on a GPU needs {which}')
+        raise UserError(f'a kernel on a GPU needs {which}')
     if not queries.dtype == keys.dtype == torch.bfloat16:
-        raise UserError("counting on a GPU needs rows in bfloat16; device 'cpu' takes others")
+        raise UserError("a kernel on a GPU needs rows in bfloat16; device 'cpu' takes others")
 
 # %% ../nbs/05_cosine_sims.ipynb #s138
 def count_fused(queries, keys, values: Values,
@@ -786,7 +785,8 @@ if triton:
         tl.store(cosines + place, found, mask=there)
 
 # %% ../nbs/05_cosine_sims.ipynb #lp4
-_PAIR_TILES = dict(BQ=64, BK=256, BD=64, num_warps=8, num_stages=3) # as `_TILES`
+_PAIR_TILES = dict(BQ=64, BK=256, BD=64, num_warps=8, num_stages=3) # the fastest that was tried on an H200
+_ROOM = 2**27 # pairs that are listed at a time
 
 class _Lists(NamedTuple):
     "The keys above each query's threshold, query by query."
@@ -798,7 +798,7 @@ class _Lists(NamedTuple):
 def _lists(queries, keys, key_scale, thresholds, room: int) -> _Lists: # room: keys for a query
     "Some queries at a time, and again with more room where that was too little."
     n, (n_keys, n_embed), device = len(queries), keys.shape, keys.device
-    if n > (at_once := max(1, 2**27//room)):
+    if n > (at_once := max(1, _ROOM//room)):
         parts = zip(queries.split(at_once), thresholds.split(at_once))
         return _Lists(*map(torch.cat, zip(*(_lists(q, keys, key_scale, t, room) for q, t in parts))))
     k = torch.empty(n, room, dtype=torch.int32, device=device)
@@ -806,9 +806,12 @@ def _lists(queries, keys, key_scale, thresholds, room: int) -> _Lists: # room: k
     n_found = torch.zeros(n, dtype=torch.int32, device=device)
     n_tiles = triton.cdiv(n, _PAIR_TILES['BQ'])
     grid = n_tiles*triton.cdiv(n_keys, _PAIR_TILES['BK']),
-    listed[grid](queries, keys, 1/norms(queries), key_scale, thresholds, k, cosines, n_found,
-                 n, n_keys, n_tiles, room, N=n_embed, **_PAIR_TILES)
-    if (most := n_found.max().item()) > room: return _lists(queries, keys, key_scale, thresholds, most)
+    with torch.cuda.device(device): # Triton takes the current one
+        listed[grid](queries, keys, 1/norms(queries), key_scale, thresholds, k, cosines, n_found,
+                     n, n_keys, n_tiles, room, N=n_embed, **_PAIR_TILES)
+    if (most := n_found.max().item()) > room:
+        del k, cosines # to make room
+        return _lists(queries, keys, key_scale, thresholds, most)
     there = torch.arange(room, device=device) < n_found[:, None]
     return _Lists(n_found, k[there], cosines[there])
 
@@ -819,11 +822,10 @@ def list_pairs(queries, keys,
               ) -> Pairs:
     "All pairs above their query's threshold, of rows in bfloat16 on a GPU."
     _check_kernel(queries, keys)
-    # Triton's interpreter misreads bfloat16
-    rows = (queries, keys) if keys.is_cuda else (queries.float(), keys.float())
-    queries, keys = (x.contiguous() for x in rows)
-    n_found, k, cosines = _lists(queries, keys, 1/norms(keys), thresholds, room)
     q = torch.arange(len(queries), dtype=torch.int32, device=keys.device)
+    if not len(queries): return Pairs(q, q, q.float())
+    queries, keys = queries.contiguous(), keys.contiguous()
+    n_found, k, cosines = _lists(queries, keys, 1/norms(keys), thresholds, room)
     return Pairs(q.repeat_interleave(n_found), k, cosines)
 
 # %% ../nbs/05_cosine_sims.ipynb #c071

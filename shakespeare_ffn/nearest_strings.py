@@ -155,7 +155,7 @@ def _chosen(found: Pairs, kth, queries, keys, k: int) -> Nearest:
 # %% ../nbs/07c_nearest_strings.ipynb #c020
 def _nearest_of(queries, keys, k: int, exclude, every: int, progress) -> tuple: # (n_queries,) bool, Nearest
     "The nearest, as far as guessed thresholds let them through, and for which queries they did."
-    slack = 4*error_bound(keys.shape[1])
+    slack = 4*_off(keys)
     thresholds = _likely_threshold(queries, keys, k+1, every) - slack
     with tqdm(total=len(keys), unit='keys', unit_scale=True, disable=progress is not True) as bar:
         step = progress if callable(progress) else bar.update
@@ -180,7 +180,7 @@ def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
                  k: int,                # how many; all, if there are fewer keys
                  exclude=None,          # (n_queries,) a key that each query must not have, or -1
                  progress=False,        # show a bar; or a function that is told how many keys are done
-                ) -> Nearest:           # on the processor, wherever queries and keys are
+                ) -> Nearest:           # on the processor, wherever the keys are
     "The `k` keys of the largest cosine with each query, decided in float64, ties by row."
     exclude = _left_out(exclude, len(queries)).to(keys.device)
     n_keys = len(keys) - int((exclude >= 0).any())

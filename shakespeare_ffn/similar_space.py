@@ -262,7 +262,8 @@ def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit
     optimiser = torch.optim.LBFGS([logs], max_iter=steps, tolerance_change=1e-7,
                                   line_search_fn='strong_wolfe')
 
-    def loss(): # the mean Hellinger distance, kept off zero where a root has no slope
+    # the mean Hellinger distance, kept off zero where a root has no slope; another measure is to be put here
+    def loss():
         optimiser.zero_grad()
         p = mix(counts, logs.softmax(0), unigram).probs
         squares = ((p+1e-12).sqrt() - roots).square().sum(-1)

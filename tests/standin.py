@@ -85,13 +85,20 @@ class Generators(TorchFunctionMode):
             if generator.there != there: raise RuntimeError(f'{f}: the generator is of another device')
         return f(*args, **kwargs)
 
+class Current:
+    "The GPU that is current within a `with`, as `torch.cuda.device` makes it."
+    devices = []
+    def __init__(self, device): self.asked = torch.device(device)
+    def __enter__(self): self.devices.append(self.asked)
+    def __exit__(self, *_): self.devices.pop()
+
 @contextmanager
 def gpu():
     "A machine with one GPU, as far as the code can see."
     answers = dict(is_available=lambda: True, device_count=lambda: 1, current_device=lambda: 0,
                    synchronize=lambda *_: None, is_current_stream_capturing=lambda: False,
                    get_device_name=lambda *_: 'stand-in', is_bf16_supported=lambda *_, **__: True,
-                   _lazy_init=lambda: None)
+                   _lazy_init=lambda: None, device=Current)
     # what optimisers ask: a PyTorch with CUDA would look for the driver, one without knows of no accelerator
     asked = dict(is_available=lambda: True, current_accelerator=lambda *_, **__: torch.device('cuda'),
                  current_stream=lambda *_: mock.Mock(is_capturing=lambda: False))

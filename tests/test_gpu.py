@@ -1,6 +1,6 @@
 """What a machine with a GPU runs.
 
-Where there is none: the kernel by Triton's interpreter, all else on a stand-in that refuses
+Where there is none: the kernels by Triton's interpreter, all else on a stand-in that refuses
 what a GPU refuses."""
 import os, subprocess, sys
 from dataclasses import replace
@@ -24,7 +24,8 @@ from standin import There, gpu
 
 CASES = """
 import sys, torch
-from shakespeare_ffn import cosine_sims
+from unittest import mock
+from shakespeare_ffn import cosine_sims, nearest_strings
 from shakespeare_ffn.cosine_sims import Values, _launch, cosine, count_fused, list_pairs
 from shakespeare_ffn.nearest_strings import nearest_keys
 device, generator = sys.argv[1], torch.Generator().manual_seed(0)
@@ -80,7 +81,7 @@ assert len(doubtful) == 3600 and sums.shape == (60, 200) and not sums.any()
 
 # pairs above a threshold of each query, between two cosines that occur or above all;
 # where one has no room, all is done again
-for (n_queries, n_keys, n_embed), room in zip([(1, 1, 1), (5, 20, 12), (130, 150, 40)], (1, 3, 4096)):
+for (n_queries, n_keys, n_embed), room in zip([(2, 1, 1), (5, 20, 12), (130, 150, 40)], (1, 3, 4096)):
     keys = torch.randn(n_keys, n_embed, generator=generator).bfloat16()
     queries = keys[torch.randint(n_keys, (n_queries,), generator=generator)].clone()
     true = cosine(queries[:, None], keys[None])
@@ -94,24 +95,36 @@ for (n_queries, n_keys, n_embed), room in zip([(1, 1, 1), (5, 20, 12), (130, 150
     assert torch.equal(listed, true > thresholds) and len(q) == listed.sum() and (q.diff() >= 0).all()
     assert torch.allclose(cosines.double(), true[q.long(), k.long()], atol=1e-6)
 
-# the nearest, the first half of the keys twice, so that rows decide
-keys = torch.randn(200, 40, generator=generator).bfloat16()
-keys[100:] = keys[:100].clone()
-queries, own = keys[:30].clone(), torch.arange(30).where(torch.arange(30) % 2 == 0, -1)
+none = list_pairs(queries[:0].to(device), keys.to(device), thresholds[:0, 0].float().to(device))
+assert [len(x) for x in none] == [0, 0, 0]
+
+# the nearest, the first half of the keys twice, so that rows decide; some queries at a time;
+# the first sampled keys are near, so that the guess is too high for the first query
+keys = torch.randn(1200, 40, generator=generator).bfloat16()
+keys[600:] = keys[:600].clone()
+queries, own = keys[1:31].clone(), torch.arange(1, 31).where(torch.arange(30) % 2 == 0, -1)
+keys[::32] = queries[:1] + .05*torch.randn(38, 40, generator=generator).bfloat16()
 true = cosine(queries[:, None], keys[None])
 true[torch.arange(0, 30, 2), own[::2]] = -2
-found = nearest_keys(queries.to(device), keys.to(device), 25, own)
+cosine_sims._ROOM = 13*4096
+rounds = mock.Mock(side_effect=nearest_strings._nearest_of)
+with mock.patch.object(nearest_strings, '_nearest_of', rounds):
+    found = nearest_keys(queries.to(device), keys.to(device), 25, own)
+assert rounds.call_count == 2 and 0 < len(rounds.call_args[0][0]) < 30
 expected = true.sort(dim=1, descending=True, stable=True)
 assert torch.equal(found.rows.sort(1).values, expected.indices[:, :25].sort(1).values)
 assert torch.allclose(found.cosines.double(), expected.values[:, :25], atol=1e-6)
+same, fall = found.cosines.diff() == 0, found.cosines.diff() < 0
+assert (same | fall).all() and same.any() and (found.rows.diff()[same] > 0).all()
 """
 ON_STAND_IN = f"""
 import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-from standin import gpu, here
+from standin import HERE, Current, gpu, here
 from shakespeare_ffn import cosine_sims
 class Interpreted: # which takes no stand-ins, and misreads bfloat16
     def __init__(self, kernel): self.kernel = kernel
     def __getitem__(self, grid):
+        assert Current.devices == [HERE] # a kernel is launched on the current GPU
         coarse = lambda x: getattr(x, 'dtype', None) == cosine_sims.torch.bfloat16
         plain = lambda x: here(x).float() if coarse(x) else here(x)
         return lambda *args, **kwargs: self.kernel[grid](*map(plain, args), **kwargs)

@@ -133,7 +133,7 @@ def run_stages(some: list, root: Path, folder: Path, scale: str, limit: float) -
         print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
     return {stage.name: state[stage.name] for stage in some}
 
-def gpu_parser() -> Parser:
+def _parser() -> Parser:
     p = Parser('gpu', description=__doc__, allow_abbrev=False)
     p.add_argument('--dry-run', action='store_true', help='run the stages on the CPU at smoke scale')
     p.add_argument('--limit', type=float, default=LIMIT, metavar='SECONDS',
@@ -143,7 +143,7 @@ def gpu_parser() -> Parser:
     return p
 
 def gpu(argv) -> str:
-    args = gpu_parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     if not (args.dry_run or torch.cuda.is_available()):
         raise UserError('there is no GPU here, or PyTorch does not see it; '
                         'ARGS=--dry-run tries the stages on the CPU')

@@ -2,7 +2,7 @@
 strings: what nbs/17_what_it_depends_on.ipynb and nbs/20_which_vector.ipynb compare with the main model.
 
 A variant whose scores are in results/variants/ is left as it is, and a run that was stopped goes on.
-Each takes about two minutes on a GPU. On two cores with AVX2 it takes about half an hour besides the
+Each takes some minutes on a GPU. On two cores with AVX2 it takes about half an hour besides the
 training, which takes most of a day. An index is removed once it has been used: the largest has 16 GB."""
 import shutil
 from dataclasses import replace
