@@ -824,6 +824,8 @@ def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: 
     some = batch.cosines[::16]
     return _DOZEN*(some > lowest).sum().item() > some.numel() + len(some)*n_places
 
+
+# %% ../nbs/05_cosine_sims.ipynb #ty11
 def _parts(batch: Batch, n: int):
     "Yield parts of a batch, of at most `n` queries with the same keys."
     for run in zip(*(x.split(batch.sizes) for x in batch[:3])):
