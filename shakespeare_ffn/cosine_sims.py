@@ -817,12 +817,12 @@ def _tally(levels: np.ndarray,   # (n, width) of queries and neighbouring keys
     return sums.view(len(levels), n_levels, -1)
 
 # %% ../nbs/05_cosine_sims.ipynb #ty07
-_DOZEN, _PLACES = 12, 2**20 # pairs or places for one pair; places at a time
+_TALLIED, _PLACES = 10, 2**20 # pairs or places for one pair by itself; places at a time
 
 def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: of a query
     "Whether so many pairs pass that a tally is faster."
     some = batch.cosines[::16]
-    return _DOZEN*(some > lowest).sum().item() > some.numel() + len(some)*n_places
+    return _TALLIED*(some > lowest).sum().item() > some.numel() + len(some)*n_places
 
 
 # %% ../nbs/05_cosine_sims.ipynb #ty11
