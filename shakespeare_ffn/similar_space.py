@@ -436,7 +436,7 @@ def problem(self: _Source, n: int, grid, progress) -> _Problem:
     "The same for `n` strings; in parts, if there are many tokens."
     ids = _calibration_ids(self.index.strings, n)
     if self.tokens is None: return self.part(ids, grid, progress)
-    at_once = _ENTRIES//(2*grid.numel()*self.values.width) + 1
+    at_once = _ENTRIES//(4*grid.numel()*self.values.width) + 1
     parts = np.split(ids, range(at_once, len(ids), at_once))
     bar = tqdm(parts, disable=not progress)
     return _in_one([self.part(some, grid, progress=False).condensed() for some in bar])
@@ -455,7 +455,7 @@ def calibrate(corpus: Corpus,
     def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it
         grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
         return grid, source.problem(some, grid, progress)
-    middle, few = float64([[.775]]*model.n_layer), min(-(-n//5), room//8 + 1)
+    middle, few = float64([[.775]]*model.n_layer), min(-(-n//5), room//65 + 1)
     grid, coarse = around(middle, .05*torch.arange(-3.5, 4), few)
     best = block_distances(*coarse[:3]).argmin(1, keepdim=True)
     n = _how_many(n, coarse, best, quiet=not progress)
