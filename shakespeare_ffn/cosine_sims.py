@@ -288,7 +288,7 @@ def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
 # %% ../nbs/05_cosine_sims.ipynb #s063
 def pair_cosines(queries, keys,
                  q, k, # (n,) numbers of pairs
-                 at_once=16_384) -> torch.Tensor: # (n,) float64
+                 at_once=1024) -> torch.Tensor: # (n,) float64; so many fit a processor's cache
     "Cosines of pairs, in float64."
     parts = zip(q.split(at_once), k.split(at_once))
     return torch.cat([cosine(queries[a], keys[b]) for a, b in parts])
@@ -855,13 +855,72 @@ def matches(found, queries, keys, thresholds): # found: batches
         passed = level > 0
         yield _Matches(q[passed], k[passed], level[passed])
 
+# %% ../nbs/05_cosine_sims.ipynb #ty01
+def _rough_levels(cosines: np.ndarray, thresholds) -> np.ndarray:
+    "How many of the thresholds each of many similarities exceeds."
+    levels = np.zeros(cosines.shape, np.min_scalar_type(len(thresholds)))
+    for t in thresholds.tolist(): levels += cosines > np.float32(t)
+    return levels
+
+def _all_levels(batch: Batch, queries, keys, thresholds) -> np.ndarray: # (n, width)
+    "The level of every pair of a batch."
+    bound = error_bound(keys.shape[1])
+    levels, most = (_rough_levels(batch.cosines.numpy(), thresholds+by) for by in (bound, -bound))
+    q, k, at = pairs(batch, torch.from_numpy(levels != most))
+    levels.reshape(-1)[at] = _levels(pair_cosines(queries, keys, q, k), thresholds)
+    return levels
+
+# %% ../nbs/05_cosine_sims.ipynb #ty04
+def _tally(levels: np.ndarray,   # (n, width) of queries and neighbouring keys
+           counts: SparseCounts, # (width, vocab_size+1) of these keys
+           n_levels: int) -> torch.Tensor: # (n, n_levels, vocab_size+1) float64
+    "How often each token follows the keys of each level, for each query."
+    key, token, count = counts.expand(torch.arange(len(counts)))
+    size = n_levels*counts.width # places for a query
+    place = levels.take(key, axis=1).astype(np.int32)*counts.width + token.int().numpy()
+    place += size*np.arange(len(levels), dtype=np.int32)[:, None]
+    count = count.double().expand(len(levels), -1)
+    sums = torch.from_numpy(place).flatten().bincount(count.flatten(), minlength=size*len(levels))
+    return sums.view(len(levels), n_levels, -1)
+
+# %% ../nbs/05_cosine_sims.ipynb #ty07
+_TALLIED, _PLACES = 10, 2**20 # pairs or places for one pair by itself; places at a time
+
+def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: of a query
+    "Whether so many pairs pass that a tally is faster."
+    some = batch.cosines[::16]
+    return _TALLIED*(some > lowest).sum().item() > some.numel() + len(some)*n_places
+
+
+# %% ../nbs/05_cosine_sims.ipynb #ty11
+def _parts(batch: Batch, n: int):
+    "Yield parts of a batch, of at most `n` queries with the same keys."
+    for run in zip(*(x.split(batch.sizes) for x in batch[:3])):
+        for part in zip(*(x.split(n) for x in run)): yield Batch(*part, [len(part[1])])
+
+# %% ../nbs/05_cosine_sims.ipynb #ty08
+def _add_tallies(counts: torch.Tensor, # (n_thresholds, n_queries, vocab_size+1), changed in place
+                 batch: Batch, queries, keys, values: Values, thresholds):
+    "Add all pairs of a batch to the counts of their levels."
+    n_levels, width = len(thresholds)+1, batch.cosines.shape[1]
+    for part in _parts(batch, max(1, min(64, _PLACES//(n_levels*values.counts.width)))):
+        first = part.k[0].item()
+        levels = _all_levels(part, queries, keys, thresholds)
+        sums = _tally(levels, values.counts[first:first+width], n_levels)
+        counts[:, part.q] += sums[:, 1:].transpose(0, 1).long() # level 0 exceeds no threshold
+
 # %% ../nbs/05_cosine_sims.ipynb #c076
 def _count_levels(found, queries, keys, values: Values, # found: batches
                   thresholds) -> torch.Tensor:          # (n_thresholds, n_queries, vocab_size+1) int64
-    "Counts at ascending thresholds, pair by pair."
+    "Counts at ascending thresholds."
     counts = torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
-    for q, k, level in matches(found, queries, keys, thresholds):
-        values.counts.add_to(counts, (level-1)*len(queries) + q, k)
+    lowest, n_places = thresholds[0].item(), counts[:, 0].numel()
+    for batch in found:
+        if _many_pass(batch, lowest, n_places):
+            _add_tallies(counts, batch, queries, keys, values, thresholds)
+            continue
+        for q, k, level in matches([batch], queries, keys, thresholds):
+            values.counts.add_to(counts, (level-1)*len(queries) + q, k)
     # what passes a threshold has passed all below it
     for i in reversed(range(len(counts)-1)): counts[i] += counts[i+1]
     return counts

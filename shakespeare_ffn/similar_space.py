@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .corpus_keys import KeyIndex, corpus_index
+from .corpus_keys import KeyIndex, corpus_index, say
 from .cosine_sims import Counted, Similar, SparseCounts, Values, best_device, block_counts
 from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
@@ -367,29 +368,103 @@ def condense(values: SparseCounts,
         return torch.cat([counted, others], dim=-1)
     return values.of_columns(tokens), *map(few, distributions)
 
+# %% ../nbs/07_similar_space.ipynb #ca12
+class _Problem(NamedTuple):
+    "What thresholds and weights are fitted to."
+    counts: torch.Tensor    # (n_layer, n_thresholds, n_strings, n_columns)
+    probs: torch.Tensor     # (n_strings, n_columns) what the model says
+    unigram: torch.Tensor   # (n_columns,) or (n_strings, n_columns)
+    n_matches: torch.Tensor # (n_layer, n_thresholds, n_strings)
+
+    def condensed(self):
+        "The same over the tokens that are counted for each string, and one for all others."
+        named = self.counts.amax((0, 1)) > 0
+        string, token = named.nonzero().unbind(1)
+        column, probs = (named.cumsum(1) - 1)[string, token], self.probs.double()
+        def few(x): # (…, n_strings, n_columns)
+            table = x.new_zeros(*x.shape[:-1], named.sum(1).max()+1)
+            table[..., string, column] = x[..., string, token]
+            return table
+        p, u = few(probs), few(self.unigram.expand_as(probs))
+        rest = (probs - probs*named).sum(-1)
+        apart = ((self.unigram.sqrt() - probs.sqrt()).square()*~named).sum(-1)
+        p[:, -1], u[:, -1] = rest, (rest.sqrt() + apart.sqrt()).square()
+        return _Problem(few(self.counts.int()), p, u, self.n_matches)
+
+# %% ../nbs/07_similar_space.ipynb #ca15
+def _in_one(problems: list) -> _Problem: # of condensed ones
+    "The strings of several problems, one behind the other."
+    most = max(p.probs.shape[1] for p in problems)
+    def joined(name): # a column more is one that nobody needs
+        return torch.cat([F.pad(x, (0, most-x.shape[-1])) for x in (getattr(p, name) for p in problems)], -2)
+    n_matches = torch.cat([p.n_matches for p in problems], -1)
+    return _Problem(*map(joined, _Problem._fields[:3]), n_matches)
+
+# %% ../nbs/07_similar_space.ipynb #ca18
+_ENTRIES, _SIMILAR = 2**28, 2**31 # counts to keep; pairs to count at each block's threshold
+
+def _how_many(n: int, coarse: _Problem,
+              best: torch.Tensor, # (n_layer, 1) the closest of its thresholds
+              quiet=False) -> int:
+    "As many of `n` strings as there are time and room for, with 13 thresholds about the closest."
+    below = (best[..., None] - 1).clamp_min(0) # nearly the lowest of the 13
+    named = coarse.counts.take_along_dim(below[..., None], 1).amax((0, 1)).count_nonzero(1).max().item()
+    similar = coarse.n_matches.take_along_dim(best[..., None], 1).double().mean(-1).sum().item()
+    room, time = _ENTRIES//(13*len(best)*(named+1)) + 1, int(_SIMILAR/max(1, similar)) + 1
+    if time < min(n, room):
+        say(f'Much of the text is similar to each string: {time:,} of them, not {n:,}, are tuned on.', quiet)
+    return min(n, room, time)
+
+# %% ../nbs/07_similar_space.ipynb #ca20
+class _Source:
+    "What tells how often each token follows similar strings."
+    def __init__(self, corpus: Corpus, index: KeyIndex | ShardedIndex):
+        self.index, self.follow = index, index.next_counts()
+        self.tokens = index.counted_tokens(self.follow)
+        self.values, self.unigram = condense(self.follow, self.tokens, unigram_distribution(corpus))
+
+    def part(self, ids, grid, progress) -> _Problem:
+        "What is counted for some strings, at the thresholds of a grid."
+        strings = self.index.strings.tokens(ids)
+        _, probs = condense(self.follow, self.tokens, next_char_probs(self.index.model, strings).cpu())
+        queries = self.index.queries(strings)
+        counts, n_matches = self.index.count(queries, self.values, grid, progress=progress)
+        return _Problem(counts, probs, self.unigram, n_matches)
+
+# %% ../nbs/07_similar_space.ipynb #ca22
+@patch
+def problem(self: _Source, n: int, grid, progress) -> _Problem:
+    "The same for `n` strings; in parts, if there are many tokens."
+    ids = _calibration_ids(self.index.strings, n)
+    if self.tokens is None: return self.part(ids, grid, progress)
+    at_once = _ENTRIES//(4*grid.numel()*self.values.width) + 1
+    parts = np.split(ids, range(at_once, len(ids), at_once))
+    bar = tqdm(parts, disable=not progress)
+    return _in_one([self.part(some, grid, progress=False).condensed() for some in bar])
+
 # %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
               model: Decoder,
               index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
-              n=4000, # strings to tune on; fewer if all that is counted for them would exceed 2 GB
+              n=4000, # strings to tune on; fewer if that takes too long, or too much memory
               progress=True) -> Approximation:
     "Find thresholds and weights, coarse on a fifth of the strings, then fine; keep them in the user's cache."
     index = index or corpus_index(corpus, model)
-    tokens = index.counted_tokens(all_values := index.next_counts())
-    values, unigram = condense(all_values, tokens, unigram_distribution(corpus))
-    n = min(n, 2**28 // (13*model.n_layer*values.width) + 1)
-    def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it, probabilities
-        of_some = index.strings.tokens(_calibration_ids(index.strings, some))
-        _, probs = condense(all_values, tokens, next_char_probs(model, of_some).cpu())
+    source = _Source(corpus, index)
+    room = _ENTRIES//(model.n_layer*source.values.width) # for strings, times thresholds
+    if source.tokens is None: n = min(n, room//13 + 1)
+    def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it
         grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
-        return grid, index.count(index.queries(of_some), values, grid, progress=progress)[0], probs
-    def closest(grid, *of_grid): # (n_layer, 1)
-        return grid.gather(1, block_distances(*of_grid, unigram).argmin(1, keepdim=True))
-    coarse = closest(*around(float64([[.775]]*model.n_layer), .05*torch.arange(-3.5, 4), -(-n//5)))
-    grid, counts, probs = around(coarse, .01*torch.arange(-6, 7), n)
-    best, source = fit(counts, probs, unigram), f'tuned on {len(probs):,} strings'
+        return grid, source.problem(some, grid, progress)
+    middle, few = float64([[.775]]*model.n_layer), min(-(-n//5), room//65 + 1)
+    grid, coarse = around(middle, .05*torch.arange(-3.5, 4), few)
+    best = block_distances(*coarse[:3]).argmin(1, keepdim=True)
+    n = _how_many(n, coarse, best, quiet=not progress)
+    grid, fine = around(grid.gather(1, best), .01*torch.arange(-6, 7), n)
+    best = fit(*fine[:3])
     weights = float64([float(f'{w:.3g}') for w in best.weights])
-    found = from_grid(grid, best.chosen, weights, source, index.strings.length)
+    about = f'tuned on {len(fine.probs):,} strings'
+    found = from_grid(grid, best.chosen, weights, about, index.strings.length)
     keep(approximation_file(model), json.dumps(asdict(found)).encode())
     return found
 

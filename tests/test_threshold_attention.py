@@ -111,6 +111,42 @@ def test_sparse_values_equal_the_loop(problem, large):
     whole = torch.cat([F.pad(values, (0, 1), value=1), torch.zeros(99, values.shape[1]+1, dtype=torch.long)])
     for k in range(len(values)): assert torch.equal(kept.dense(k, 64).long(), whole[k:k+64])
 
+@st.composite
+def alike(draw):
+    "Rows that are more or less alike, so that many pairs pass; thresholds that are cosines which occur"
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    n_queries, n_keys, n_embed, vocab = (draw(st.integers(1, n)) for n in (150, 150, 12, 5))
+    def rows(n): return torch.randn(1, n, n_embed, generator=generator) + draw(st.sampled_from([0, 1, 5]))
+    queries, keys = rows(n_queries).bfloat16(), rows(n_keys).bfloat16()
+    values = torch.randint(0, 3, (n_keys, vocab), generator=generator) * 10**draw(st.integers(0, 12))
+    occur = cosine(queries[0, :, None], keys[0]).flatten().sort()[0]
+    places = draw(st.lists(st.floats(0, 1), min_size=2, max_size=5))
+    thresholds = occur[[int(p*(len(occur)-1)) for p in places]].clamp(-1, 1)
+    exclude = torch.randint(-1, n_keys, (n_queries,), generator=generator)
+    return queries, keys, values, thresholds[None], exclude
+
+@settings(max_examples=80, deadline=None)
+@given(problem=alike(), sparse=st.booleans(), tallied=st.booleans(), tile=st.integers(5, 100),
+       places=st.integers(1, 5000), dims=st.sampled_from([(), (1,)]))
+def test_many_pairs_that_pass(problem, sparse, tallied, tile, places, dims):
+    "They may be tallied, in parts of any size, or added one by one"
+    queries, keys, values, thresholds, exclude = problem
+    passes = cosine(queries[0, :, None], keys[0]) > thresholds[0, :, None, None]
+    passes &= torch.arange(len(values)) != exclude[:, None]
+    given = SparseCounts.of(values) if sparse else values
+    with mock.patch.multiple(cosine_sims, TILE=tile, _PLACES=places, _many_pass=lambda *_: tallied):
+        counts, n_matches = threshold_attention(queries, keys, given, thresholds, exclude,
+                                                device='cpu', dims=dims)
+    assert torch.equal(n_matches[0], passes.sum(-1)) and torch.equal(counts[0], passes.long() @ values)
+
+@pytest.mark.parametrize('lowest', [-.5, .8])
+def test_most_pairs_are_tallied_and_few_are_not(lowest):
+    queries, keys = torch.randn(2, 1, 300, 50, generator=torch.Generator().manual_seed(0))
+    tally, one_by_one = mock.Mock(wraps=cosine_sims._tally), mock.Mock(wraps=cosine_sims.matches)
+    with mock.patch.multiple(cosine_sims, _tally=tally, matches=one_by_one):
+        threshold_attention(queries, keys, torch.ones(300, 3).long(), [[lowest, .9]], device='cpu')
+    assert (tally.called, one_by_one.called) == ((True, False) if lowest < 0 else (False, True))
+
 @settings(max_examples=150, deadline=None)
 @given(problem=problems(), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32),
        depths=st.lists(st.integers(1, 12), max_size=3), spread=st.booleans())

@@ -1,10 +1,10 @@
-"Votes are tuned without zeros; here what is found is held against tables that have them all."
+"Tuning does without most zeros; here what is found is held against tables that have them all."
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _said, _side_by_side
 from shakespeare_ffn.nearest_strings import tuned_vote, vote
-from shakespeare_ffn.similar_space import mean_distance
+from shakespeare_ffn.similar_space import _in_one, _Problem, block_distances, fit, mean_distance
 
 @st.composite
 def problems(draw):
@@ -65,3 +65,40 @@ def test_the_best_pair(problem):
     first, second = _best_pair(votes, says, probs)
     tried = [of(i/50, other) for i in range(1, 50) for other in (1, 2)]
     assert first.block == 0 and of(first.share/(first.share + second.share), second.block) < min(tried) + 2e-3
+
+@st.composite
+def thresholds_problems(draw):
+    "What follows similar strings, at thresholds that ascend; what a model says; how often tokens occur"
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    layers, thresholds, n, vocab = (draw(st.integers(a, b)) for a, b in ((1, 3), (1, 4), (1, 6), (2, 40)))
+    def random(*size): return torch.rand(*size, generator=generator)
+    few = random(layers, thresholds, n, vocab) < draw(st.floats(0, 1))
+    counts = (9*random(layers, thresholds, n, vocab)).long()*few
+    counts = counts.flip(1).cumsum(1).flip(1) # what exceeds a threshold exceeds all below it
+    counts[:, :, random(n) < .2] = 0          # nothing is similar to some strings
+    probs, unigram = (5*random(n, vocab)).softmax(-1), shares(random(vocab).double())
+    probs[:, 0] *= draw(st.sampled_from([0, 1]))
+    unigram[-1] *= draw(st.sampled_from([0, 1]))
+    return _Problem(counts, shares(probs), shares(unigram), counts.sum(-1))
+
+@settings(max_examples=60, deadline=None)
+@given(thresholds_problems(), st.integers(1, 6), st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_thresholds_over_what_follows(problem, at_once, weights):
+    "All distances are those of tables, however strings are counted in parts."
+    def some(rows):
+        here = problem._replace(counts=problem.counts[:, :, rows], probs=problem.probs[rows],
+                                n_matches=problem.n_matches[:, :, rows])
+        return here.condensed()
+    found = _in_one([some(rows) for rows in torch.arange(len(problem.probs)).split(at_once)])
+    assert torch.equal(found.n_matches, problem.n_matches)
+    assert found.counts.shape[-1] == (problem.counts.amax((0, 1)) > 0).sum(1).max() + 1
+    assert torch.allclose(block_distances(*found[:3]), block_distances(*problem[:3]), atol=1e-7)
+    weights = torch.tensor(weights[:len(problem.counts)]).double()
+    def lowest(p): return mean_distance(p.counts[:, 0], weights, p.probs, p.unigram).item()
+    assert lowest(found) == pytest.approx(lowest(problem), abs=1e-7)
+
+@settings(max_examples=10, deadline=None)
+@given(thresholds_problems())
+def test_the_same_thresholds_and_weights(problem):
+    expected, found = (fit(*p[:3]) for p in (problem, problem.condensed()))
+    assert found.history[-1] == pytest.approx(expected.history[-1], abs=1e-4)
