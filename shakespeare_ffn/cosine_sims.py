@@ -671,11 +671,11 @@ if triton:
             k = (start + tl.arange(0, BK)).to(tl.int64)
             cosines = _cosines(queries, keys, query_scale, key_scale, q, k, n_queries, end, N, BQ, BK, BD)
             inside = (q < n_queries)[:, None] & (k < end)[None, :]
-            sure = inside & (cosines > threshold + bound)
+            sure = inside & (cosines > threshold + bound) # is counted here
             passed = sure.to(tl.float16)
             some_values = _load(values, k[:, None], column, end, COLUMNS)
             total = tl.dot(passed, some_values, total)
-            near = inside & (cosines > threshold - bound) & (sure == 0)
+            near = inside & (cosines > threshold - bound) & (sure == 0) # is decided later
             _note(doubtful, n_doubtful, room, near, q, k, n_keys, BQ, BK)
         row = (tl.program_id(1)*n_queries + q)[:, None]*COLUMNS
         tl.store(sums + row + column, total, mask=(q < n_queries)[:, None])
@@ -754,6 +754,7 @@ def count_fused(queries, keys, values: Values,
         some, counts = some.to(device).contiguous(), counts.to_dense().to(device)
         sums, doubtful = _launch(queries, some, _split_digits(counts), threshold)
         sums = _join_digits(sums, counts.shape[1])
+        # what the kernel could not decide is decided exactly
         q, k = doubtful // len(some), doubtful % len(some)
         passed = _exceeds(queries, some, q, k, threshold, at_once=2**18)
         sums.index_add_(0, q[passed], counts[k[passed]].double())

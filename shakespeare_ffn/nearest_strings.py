@@ -440,6 +440,7 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
     def search(shard, check, least):
         keys, begin = shard.keys[self.block], shard.begin
         if self.centred: keys = keys.float() - minus
+        # the key to leave out as this shard numbers it, -1 where it has another shard
         mine = exclude.where((exclude >= begin) & (exclude < begin+len(shard)), begin-1) - begin
         return _share_nearest(queries, keys, k, mine, check, least)
     return Nearest(*index.best(search, queries.shape[0], k))
@@ -510,6 +511,7 @@ def _side_by_side(two, # of _Said
     "What two votes and the model say, over the tokens that matter."
     n, vocab_size = probs.shape
     named = torch.cat([said.at for said in two]).unique()
+    # columns are the tokens that either vote names, numbered within each query
     query = named//vocab_size
     n_named = query.bincount(minlength=n)
     column = torch.arange(len(named)) - (n_named.cumsum(0) - n_named)[query]
@@ -518,6 +520,7 @@ def _side_by_side(two, # of _Said
         at = torch.searchsorted(named, said.at)
         table[query[at], column[at]] = said.p
     both[2, query, column] = probs[query, named%vocab_size].double()
+    # the last column holds the rest of the model's
     both[2, :, -1] = (probs.sum(-1, dtype=torch.float64) - both[2].sum(-1)).clamp_min(0)
     return both[:2], both[2]
 

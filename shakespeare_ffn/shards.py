@@ -311,11 +311,13 @@ def _plan(corpus, model, length: int, arithmetic, size: int, peers: Peers) -> _W
         longest = min(model.context, len(corpus.tokens))
         if not 1 <= length <= longest:
             raise UserError(f'a length of {length} is out of range: 1 to {longest}')
+    # all processes must have been asked for the same
     asked = peers.gather((corpus.sha256, model.hash, length, size))
     if others := [rank for rank, x in enumerate(asked) if x != asked[0]]:
         raise UserError(f'process {others[0]} has another text, model, length or size than process 0')
     arithmetic = peers.gather(arithmetic or fast_arithmetic(model.device))[0]
     strings = _SortedStrings(corpus.tokens, length, len(corpus.tokenizer))
+    # every process needs every shard's size
     sizes = _count_strings(strings, peers)
     whole = identity(corpus, model, length, arithmetic, int(sizes.sum())) | dict(scale='full')
     return _Work(corpus, model, whole, size, strings, sizes)
