@@ -3,19 +3,23 @@ strings: what nbs/17_what_it_depends_on.ipynb and nbs/20_which_vector.ipynb comp
 
 A variant whose scores are in results/variants/ is left as it is, and a run that was stopped goes on.
 Each takes some minutes on a GPU. On two cores with AVX2 it takes about half an hour besides the
-training, which takes most of a day. An index is removed once it has been used: the largest has 16 GB."""
+training, which takes most of a day; the article's recipe takes an hour more, for learned embeddings.
+An index is removed once it has been used: the largest has 16 GB."""
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import torch
+from shakespeare_ffn.approximation_details import criterion, nearest, predicted_tokens
 from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device, scale
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
+from shakespeare_ffn.learned_embeddings import stage_embeddings
 from shakespeare_ffn.scores import examine, mean_lengths, overlap, save_scores
 from shakespeare_ffn.model import Transformer, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation
-from shakespeare_ffn.similar_space import article_approximation, calibrate, tuned_approximation
+from shakespeare_ffn.similar_space import article_approximation, calibrate, prompt_counts, tuned_approximation
+from shakespeare_ffn.svd_helpers import projection_cosine, subspaces
 from shakespeare_ffn.training import run_train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,6 +130,18 @@ def beside_main(corpus: Corpus, index: KeyIndex, rule, n: int, where) -> dict: #
         found[f'overlap block {v.block}'] = overlap(*two)
     return found
 
+def pointing(corpus: Corpus, index: KeyIndex, thresholds, n: int, where) -> dict: # name → (n_blocks, n) bool
+    "Do feed-forward outputs point at what is predicted, by the last stage and by two blocks' own?"
+    n_layer, prompts = len(index.keys), [index.strings[i] for i in prompt_ids(index.strings, n)]
+    counts, _ = prompt_counts(corpus, index.model, thresholds, n, index)
+    ffwd, predicted = index.queries(prompts).float().to(where), predicted_tokens(counts).to(where)
+    def points(block, stage):
+        directions = subspaces(stage_embeddings(index.model, stage, progress=False).embeddings)
+        return criterion(predicted[block], nearest(projection_cosine(ffwd[block], directions))).cpu()
+    own = (n_layer-3, n_layer-2) # as in the article
+    return {'points, last stage': torch.stack([points(b, n_layer) for b in range(n_layer)]),
+            'points, own stage': torch.stack([points(b, b+1) for b in own])}
+
 def score(name: str, corpus: Corpus, index: KeyIndex, where) -> tuple: # as above
     "What there is to be found of a variant."
     variant = VARIANTS[name]
@@ -138,6 +154,7 @@ def score(name: str, corpus: Corpus, index: KeyIndex, where) -> tuple: # as abov
     if name == 'article recipe': # to be compared with others
         tokens = index.strings.tokens(prompt_ids(index.strings, n))
         found['probs'] = next_char_probs(index.model, tokens).half().cpu()
+        found |= pointing(corpus, index, rules['thresholds'].thresholds, n, where)
     return found, rules
 
 def make(name: str, where, text) -> str:
