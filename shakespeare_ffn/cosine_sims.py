@@ -288,14 +288,15 @@ def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
 # %% ../nbs/05_cosine_sims.ipynb #s063
 def pair_cosines(queries, keys,
                  q, k, # (n,) numbers of pairs
-                 at_once=1024) -> torch.Tensor: # (n,) float64; so many fit a processor's cache
+                ) -> torch.Tensor: # (n,) float64
     "Cosines of pairs, in float64."
+    at_once = 1024 if keys.is_cpu else 2**18 # what fits a processor's cache, what a GPU has room for
     parts = zip(q.split(at_once), k.split(at_once))
     return torch.cat([cosine(queries[a], keys[b]) for a, b in parts])
 
-def _exceeds(queries, keys, q, k, threshold: float, **kwargs) -> torch.Tensor: # (n,) bool
+def _exceeds(queries, keys, q, k, threshold: float) -> torch.Tensor: # (n,) bool
     "Which pairs pass, decided in float64."
-    return pair_cosines(queries, keys, q, k, **kwargs) > threshold
+    return pair_cosines(queries, keys, q, k) > threshold
 
 # %% ../nbs/05_cosine_sims.ipynb #s066
 def count_one(found, queries, keys, values: Values, # found: batches
@@ -756,7 +757,7 @@ def count_fused(queries, keys, values: Values,
         sums = _join_digits(sums, counts.shape[1])
         # what the kernel could not decide is decided exactly
         q, k = doubtful // len(some), doubtful % len(some)
-        passed = _exceeds(queries, some, q, k, threshold, at_once=2**18)
+        passed = _exceeds(queries, some, q, k, threshold)
         sums.index_add_(0, q[passed], counts[k[passed]].double())
         total = total + sums.long().cpu()
     return total
@@ -885,19 +886,19 @@ def _tally(levels: np.ndarray,   # (n, width) of queries and neighbouring keys
     return sums.view(len(levels), n_levels, -1)
 
 # %% ../nbs/05_cosine_sims.ipynb #ty07
-_TALLIED, _PLACES = 10, 2**20 # pairs or places for one pair by itself; places at a time
+_TALLIED = 10    # pairs or places of a tally take as long as one pair by itself
+_PLACES = 2**20  # places at a time
 
 def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: of a query
-    "Whether so many pairs pass that a tally is faster."
+    "Whether a tally is faster, since so many pairs pass."
+    if len(batch.sizes) > 1: return False
     some = batch.cosines[::16]
     return _TALLIED*(some > lowest).sum().item() > some.numel() + len(some)*n_places
 
-
 # %% ../nbs/05_cosine_sims.ipynb #ty11
 def _parts(batch: Batch, n: int):
-    "Yield parts of a batch, of at most `n` queries with the same keys."
-    for run in zip(*(x.split(batch.sizes) for x in batch[:3])):
-        for part in zip(*(x.split(n) for x in run)): yield Batch(*part, [len(part[1])])
+    "Yield parts of a batch whose queries all have the same keys, of at most `n` queries."
+    for part in zip(*(x.split(n) for x in batch[:3])): yield Batch(*part, [len(part[1])])
 
 # %% ../nbs/05_cosine_sims.ipynb #ty08
 def _add_tallies(counts: torch.Tensor, # (n_thresholds, n_queries, vocab_size+1), changed in place
@@ -915,7 +916,7 @@ def _count_levels(found, queries, keys, values: Values, # found: batches
                   thresholds) -> torch.Tensor:          # (n_thresholds, n_queries, vocab_size+1) int64
     "Counts at ascending thresholds."
     counts = torch.zeros(len(thresholds), len(queries), values.counts.width, dtype=torch.long)
-    lowest, n_places = thresholds[0].item(), counts[:, 0].numel()
+    lowest, n_places = thresholds[0].item(), counts[:, 0].numel() + values.counts.width
     for batch in found:
         if _many_pass(batch, lowest, n_places):
             _add_tallies(counts, batch, queries, keys, values, thresholds)

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
@@ -395,25 +394,28 @@ class _Problem(NamedTuple):
 def _in_one(problems: list) -> _Problem: # of condensed ones
     "The strings of several problems, one behind the other."
     most = max(p.probs.shape[1] for p in problems)
-    def joined(name): # a column more is one that nobody needs
-        return torch.cat([F.pad(x, (0, most-x.shape[-1])) for x in (getattr(p, name) for p in problems)], -2)
     n_matches = torch.cat([p.n_matches for p in problems], -1)
+    def joined(name): # narrower tables get columns of zeros
+        parts = [getattr(p, name) for p in problems]
+        table = parts[0].new_zeros(*parts[0].shape[:-2], n_matches.shape[-1], most)
+        for rows, x in zip(table.split([x.shape[-2] for x in parts], -2), parts): rows[..., :x.shape[-1]] = x
+        return table
     return _Problem(*map(joined, _Problem._fields[:3]), n_matches)
 
 # %% ../nbs/07_similar_space.ipynb #ca18
-_ENTRIES, _SIMILAR = 2**28, 2**31 # counts to keep; pairs to count at each block's threshold
+_ENTRIES = 2**28 # counts to keep at a time, a gigabyte
+_SIMILAR = 2**31 # pairs to count at each block's threshold: two minutes of two AMD cores
 
 def _how_many(n: int, coarse: _Problem,
               best: torch.Tensor, # (n_layer, 1) the closest of its thresholds
               quiet=False) -> int:
-    "As many of `n` strings as there are time and room for, with 13 thresholds about the closest."
-    below = (best[..., None] - 1).clamp_min(0) # nearly the lowest of the 13
-    named = coarse.counts.take_along_dim(below[..., None], 1).amax((0, 1)).count_nonzero(1).max().item()
+    "As many of `n` strings as there is time for."
     similar = coarse.n_matches.take_along_dim(best[..., None], 1).double().mean(-1).sum().item()
-    room, time = _ENTRIES//(13*len(best)*(named+1)) + 1, int(_SIMILAR/max(1, similar)) + 1
-    if time < min(n, room):
-        say(f'Much of the text is similar to each string: {time:,} of them, not {n:,}, are tuned on.', quiet)
-    return min(n, room, time)
+    enough = int(_SIMILAR/max(1, similar)) + 1
+    if enough < n:
+        say('Much of the text is similar to each string, '
+            f'so thresholds are tuned on {enough:,} strings, not {n:,}', quiet)
+    return min(n, enough)
 
 # %% ../nbs/07_similar_space.ipynb #ca20
 class _Source:
@@ -434,13 +436,27 @@ class _Source:
 # %% ../nbs/07_similar_space.ipynb #ca22
 @patch
 def problem(self: _Source, n: int, grid, progress) -> _Problem:
-    "The same for `n` strings; in parts, if there are many tokens."
+    "What is counted for `n` strings, or as many as there is room for, if there are many tokens."
     ids = _calibration_ids(self.index.strings, n)
     if self.tokens is None: return self.part(ids, grid, progress)
     at_once = _ENTRIES//(4*grid.numel()*self.values.width) + 1
-    parts = np.split(ids, range(at_once, len(ids), at_once))
-    bar = tqdm(parts, disable=not progress)
-    return _in_one([self.part(some, grid, progress=False).condensed() for some in bar])
+    found, room = [], n
+    with tqdm(total=n, unit='strings', disable=not progress) as bar:
+        for some in np.split(ids, range(at_once, len(ids), at_once)):
+            found.append(self.part(some[:room], grid, progress=False).condensed())
+            n_found, widths = zip(*(p.probs.shape for p in found))
+            bar.update(n_found[-1])
+            # the table is as wide as the string with the most tokens
+            room = _ENTRIES//(grid.numel()*max(widths)) - sum(n_found)
+            if room < 1: break
+    return _in_one(found)
+
+# %% ../nbs/07_similar_space.ipynb #ca25
+def _few(n: int, source: _Source) -> int:
+    "How many strings the coarse search takes: a fifth, if there is time and room."
+    n_layer, width = source.index.model.n_layer, source.values.width
+    time, room = 2*_SIMILAR//(n_layer*len(source.index)) + 1, _ENTRIES//(65*n_layer*width) + 1
+    return min(-(-n//5), time, room)
 
 # %% ../nbs/07_similar_space.ipynb #c046
 def calibrate(corpus: Corpus,
@@ -448,16 +464,15 @@ def calibrate(corpus: Corpus,
               index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
               n=4000, # strings to tune on; fewer if that takes too long, or too much memory
               progress=True) -> Approximation:
-    "Find thresholds and weights, coarse on a fifth of the strings, then fine; keep them in the user's cache."
+    "Find thresholds and weights, coarse on a few strings, then fine; keep them in the user's cache."
     index = index or corpus_index(corpus, model)
-    source = _Source(corpus, index)
-    room = _ENTRIES//(model.n_layer*source.values.width) # for strings, times thresholds
-    if source.tokens is None: n = min(n, room//13 + 1)
+    source, n = _Source(corpus, index), min(n, len(index.strings))
+    if source.tokens is None: n = min(n, _ENTRIES//(13*model.n_layer*source.values.width) + 1)
     def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it
         grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
         return grid, source.problem(some, grid, progress)
-    middle, few = float64([[.775]]*model.n_layer), min(-(-n//5), room//65 + 1)
-    grid, coarse = around(middle, .05*torch.arange(-3.5, 4), few)
+    middle = float64([[.775]]*model.n_layer)
+    grid, coarse = around(middle, .05*torch.arange(-3.5, 4), _few(n, source))
     best = block_distances(*coarse[:3]).argmin(1, keepdim=True)
     n = _how_many(n, coarse, best, quiet=not progress)
     grid, fine = around(grid.gather(1, best), .01*torch.arange(-6, 7), n)

@@ -204,7 +204,8 @@ def test_calibration(new_cache, model_there, corpus, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.shards.threshold_attention', lambda queries, keys, values,
                         grid, exclude, progress:
                         # as if it had been counted
-                        (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long), None))
+                        (torch.ones(*grid.shape, queries.shape[1], values.shape[1], dtype=torch.long),
+                         torch.ones(*grid.shape, queries.shape[1], dtype=torch.long)))
     monkeypatch.setattr('shakespeare_ffn.similar_space.fit', lambda counts, probs, unigram:
                         Fit(torch.zeros(6, dtype=torch.long),
                             torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))

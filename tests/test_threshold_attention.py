@@ -134,7 +134,8 @@ def test_many_pairs_that_pass(problem, sparse, tallied, tile, places, dims):
     passes = cosine(queries[0, :, None], keys[0]) > thresholds[0, :, None, None]
     passes &= torch.arange(len(values)) != exclude[:, None]
     given = SparseCounts.of(values) if sparse else values
-    with mock.patch.multiple(cosine_sims, TILE=tile, _PLACES=places, _many_pass=lambda *_: tallied):
+    def many_pass(batch, *_): return tallied and len(batch.sizes) == 1
+    with mock.patch.multiple(cosine_sims, TILE=tile, _PLACES=places, _many_pass=many_pass):
         counts, n_matches = threshold_attention(queries, keys, given, thresholds, exclude,
                                                 device='cpu', dims=dims)
     assert torch.equal(n_matches[0], passes.sum(-1)) and torch.equal(counts[0], passes.long() @ values)
@@ -144,7 +145,7 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
     queries, keys = torch.randn(2, 1, 300, 50, generator=torch.Generator().manual_seed(0))
     tally, one_by_one = mock.Mock(wraps=cosine_sims._tally), mock.Mock(wraps=cosine_sims.matches)
     with mock.patch.multiple(cosine_sims, _tally=tally, matches=one_by_one):
-        threshold_attention(queries, keys, torch.ones(300, 3).long(), [[lowest, .9]], device='cpu')
+        threshold_attention(queries, keys, torch.ones(300, 3).long(), [[lowest, .9]], device='cpu', dims=())
     assert (tally.called, one_by_one.called) == ((True, False) if lowest < 0 else (False, True))
 
 @settings(max_examples=150, deadline=None)
