@@ -23,7 +23,7 @@ test: $(VENV)/dev.ok ## check the generated files and the code, then run the not
 
 test-all: $(VENV)/dev.ok ## the same with the tests marked `slow`, those in a browser and those of models of other makes, whose libraries come first
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[hf,test-all]'
-	@$(call run_tests)
+	@$(call run_tests,-rs)
 
 lab: $(VENV)/dev.ok ## open the notebooks in Jupyter
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'

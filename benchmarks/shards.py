@@ -11,7 +11,7 @@ from shakespeare_ffn.data import load_corpus, rank_windows
 from shakespeare_ffn.model import Config, Transformer, save_model
 from common import anonymous_memory, report, short
 
-ORDER, MILLIONS, WORLD = 4, (1, 10, 100), 2
+ORDER, MILLIONS, WORLD = 4, (1, 100), 2
 MOST = 300 # seconds
 HEAD = ['million characters', 'million strings', 'seconds to sort', 'strings a second', 'taken up',
         'MB a process', 'seconds to explain']

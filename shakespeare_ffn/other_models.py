@@ -67,7 +67,8 @@ def _gpt2_weights(tensors: dict, turned: bool) -> dict: # name → tensor, both
     found = {}
     for name, t in tensors.items():
         if name.endswith(_NO_WEIGHTS): continue
-        ours, part = _our_name(name)
+        try: ours, part = _our_name(name)
+        except (KeyError, ValueError, IndexError) as e: raise ValueError(f'it has a tensor {name!r}') from e
         if not t.is_floating_point() or t.is_sparse: raise ValueError(f'{name} has no weights')
         t = t.t() if turned and part in _TURNED and t.dim() == 2 else t
         found[ours] = t.float().contiguous()
@@ -144,8 +145,9 @@ class FileTokenizer:
                  vocab_size=None): # of the model, which may have unused tokens; default: the file's
         self.inner = _read_tokenizer(Path(path))
         n = max(self.inner.get_vocab().values(), default=-1) + 1
-        if not 0 < n <= (vocab_size or n):
-            raise UserError(f'{path} has {n:,} tokens and the model {vocab_size:,}; they do not fit')
+        # some models have a few tokens more, to come to a round number
+        if not .9*(vocab_size or n) < n <= (vocab_size or n):
+            raise UserError(f'{path} has {n:,} tokens and the model {vocab_size or 0:,}; they do not fit')
         signs = [self.inner.id_to_token(i) or f'unused {i}' for i in range(vocab_size or n)]
         parts = json.loads(self.inner.to_str())
         of_bytes = '"ByteLevel"' in json.dumps([parts['decoder'], parts['pre_tokenizer']])
@@ -227,7 +229,8 @@ def _chars_of(text, path: Path, vocab_size: int, asked: list) -> CharTokenizer:
     if len(tokenizer) != vocab_size:
         raise UserError(f'the vocabulary of {path} is not known: {" and ".join(map(str, asked))} are not '
                         f'there, and the text has {len(tokenizer):,} characters for {vocab_size:,} tokens; '
-                        'put its meta.pkl beside it, or the tokenizer.json of its text')
+                        'put its meta.pkl beside it, or the tokenizer.json of its text '
+                        '(that of GPT-2, if that made its tokens)')
     print(f'{path} has no meta.pkl; its tokens are taken to be the characters of the text, in order',
           file=sys.stderr)
     return tokenizer
@@ -255,7 +258,9 @@ _UNREADABLE = KeyError, ValueError, TypeError, AttributeError, IndexError, Overf
 
 def _sizes(given: dict, context: str) -> list: # context: the name of the longest prompt
     "Vocabulary, context, blocks, heads and width, as `Config` takes them; a `ValueError` if they cannot be."
-    sizes = [int(given[name]) for name in ('vocab_size', context, 'n_layer', 'n_head', 'n_embd')]
+    names = 'vocab_size', context, 'n_layer', 'n_head', 'n_embd'
+    if missing := [name for name in names if name not in given]: raise ValueError(f'it lacks {missing[0]!r}')
+    sizes = [int(given[name]) for name in names]
     if not all(0 < size < 10**7 for size in sizes): raise ValueError(f'sizes of {sizes}')
     if sizes[4] % sizes[3]: raise ValueError(f'{sizes[3]} heads for a width of {sizes[4]}')
     return sizes

@@ -140,7 +140,7 @@ def block_outputs(model: Transformer,
                   batch_size=512,      # strings at a time
                  ) -> torch.Tensor:    # (n_layer, n, n_embed)
     "What each block puts out at the last position."
-    batches = torch.as_tensor(tokens).to(model.lm_head.weight.device).split(batch_size)
+    batches = torch.as_tensor(tokens).to(model.device).split(batch_size)
     return torch.cat([plain_keys(model, some, 'output').cpu() for some in batches], dim=1)
 
 @torch.no_grad()

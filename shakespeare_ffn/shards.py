@@ -255,8 +255,8 @@ def _shards_seen(folder: Path) -> tuple: # numbers of shards that indexes are di
 def _check_division(divisions: list, folder: Path, n_shards=None) -> int: # how many shards
     "A `UserError` unless all shards that are there are parts of one division."
     there = sorted(set().union(*divisions))
-    if n_shards and there not in ([], [n_shards]):
-        raise UserError(f'{folder} holds shards of another build, one of {there[0]:,}, not {n_shards:,}; '
+    if n_shards and (others := [n for n in there if n != n_shards]):
+        raise UserError(f'{folder} holds shards of another build, one of {others[0]:,}, not {n_shards:,}; '
                         'move them away, or remove them')
     if len(there) > 1:
         raise UserError(f'{folder} holds shards of {len(there)} builds, of {there[0]:,} and of {there[1]:,}; '

@@ -403,7 +403,7 @@ def _in_one(problems: list) -> _Problem: # of condensed ones
     return _Problem(*map(joined, _Problem._fields[:3]), n_matches)
 
 # %% ../nbs/07_similar_space.ipynb #ca18
-_ENTRIES = 2**28 # counts to keep at a time, a gigabyte
+_ENTRIES = 2**27 # counts to keep at a time, half a gigabyte
 _SIMILAR = 2**31 # pairs to count at each block's threshold: two minutes of two AMD cores
 
 def _how_many(n: int, coarse: _Problem,

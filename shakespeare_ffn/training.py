@@ -653,7 +653,8 @@ def _metadata(self: Run, model: Transformer,
     computed = {name: n for name, n in self.kept['computed'].items() if n}
     history = [_rounded(now) for now in self.history]
     return dict(seed=self.seed, steps=self.kept['losses']['step'], **_rounded(found),
-                corpus_sha256=self.corpus.sha256, recipe=json.dumps(asdict(self.recipe)),
+                corpus_sha256=self.corpus.sha256, n_train=len(self.train_tokens),
+                recipe=json.dumps(asdict(self.recipe)),
                 torch=torch.__version__, seconds=round(self.kept['seconds']), device=device,
                 computed=json.dumps(computed), answers=json.dumps(_answers(model)),
                 history=json.dumps(history))

@@ -373,6 +373,16 @@ def test_from_a_nanogpt_checkpoint_to_an_answer(tmp_path, new_cache, small_text,
     assert shown.startswith("What comes after 'And only l'?") and len(explanation['blocks']) > 0
 
 @needs_library
+def test_from_a_checkpoint_with_tokens_to_an_answer(tmp_path, new_cache, small_text, tokenizer_file, capsys):
+    path = checkpoint(tmp_path/'ckpt.pt', nanogpt_names(our_gpt(vocab_size=600)), vocab_size=600)
+    message = fails(capsys, '--model', path, '--text', small_text)
+    assert 'the tokenizer.json of its text (that of GPT-2' in message
+    (tmp_path/'tokenizer.json').write_bytes(tokenizer_file.read_bytes())
+    explanation, *_ = answers(capsys, tmp_path, path, small_text)
+    tokenizer = FileTokenizer(tokenizer_file, 600)
+    assert explanation['tokens'] == [tokenizer.names[t] for t in tokenizer.encode('And only l')]
+
+@needs_library
 @pytest.mark.parametrize('kind', ['gpt2', 'llama'])
 def test_from_a_folder_to_an_answer(tmp_path, new_cache, small_text, tokenizer_file, capsys, kind):
     theirs = gpt2(vocab_size=600) if kind == 'gpt2' else other(kind, vocab_size=600)
@@ -584,7 +594,7 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     for change, message in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
                             (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
                             (dict(n_layer=3), 'does not hold the weights'),
-                            (dict(vocab_size=500), 'do not fit')):
+                            (dict(vocab_size=500), 'do not fit'), (dict(vocab_size=9999), 'do not fit')):
         broken('config.json', json.dumps(config | change).encode(), message)
     broken('model.safetensors', None, 'has no weights as model.safetensors')
     broken('model.safetensors', b'x'*100, 'or damaged')
@@ -600,8 +610,9 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
         checkpoint(path, tensors, instead=instead)
         assert message in fails(capsys, '--model', path, '--text', text)
     refused('nothing else is read', optimizer=Evil())
-    refused('an architecture that is not known', model=dict(encoder=torch.ones(2)))
-    refused('an architecture that is not known', model_args=dict(n_layer=2))
+    refused("an architecture that is not known here (it has a tensor 'encoder')",
+            model=dict(encoder=torch.ones(2)))
+    refused("an architecture that is not known here (it lacks 'vocab_size')", model_args=dict(n_layer=2))
     for odd in (dict(n_layer=float('inf')), dict(block_size=10**20), dict(n_head=3), dict(n_embd='wide')):
         refused('an architecture that is not known', model_args=SIZES | dict(block_size=64) | odd)
     for odd in (torch.eye(2).to_sparse(), torch.ones(2, dtype=torch.int), torch.ones(2, dtype=torch.cfloat)):

@@ -241,6 +241,7 @@ def test_another_division(built, start, files):
     refused(start, files, smaller, 2, 'holds shards of another build', built)
     (built/'00001-of-00099').mkdir()
     refused(start, files, OPEN, 2, 'holds shards of 2 builds', built)
+    refused(start, files, BUILD, 2, 'another build, one of 99, not', built)
 
 def test_processes_with_different_texts(new_cache, start, files, tmp_path):
     (other := tmp_path/'other.txt').write_bytes(files[0].read_bytes()[:-1])
