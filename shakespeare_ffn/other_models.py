@@ -145,9 +145,12 @@ class FileTokenizer:
                  vocab_size=None): # of the model, which may have unused tokens; default: the file's
         self.inner = _read_tokenizer(Path(path))
         n = max(self.inner.get_vocab().values(), default=-1) + 1
+        if not 0 < n <= (vocab_size or n):
+            raise UserError(f'{path} has {n:,} tokens and the model {vocab_size:,}; they do not fit')
         # some models have a few tokens more, to come to a round number
-        if not .9*(vocab_size or n) < n <= (vocab_size or n):
-            raise UserError(f'{path} has {n:,} tokens and the model {vocab_size or 0:,}; they do not fit')
+        if n < .9*(vocab_size or n):
+            print(f'{path} has only {n:,} tokens for the {vocab_size:,} of the model; is it the one that made '
+                  'its text?', file=sys.stderr)
         signs = [self.inner.id_to_token(i) or f'unused {i}' for i in range(vocab_size or n)]
         parts = json.loads(self.inner.to_str())
         of_bytes = '"ByteLevel"' in json.dumps([parts['decoder'], parts['pre_tokenizer']])

@@ -577,6 +577,12 @@ def fails(capsys, *options):
     return err
 
 @needs_library
+@pytest.mark.parametrize('vocab_size, said', [(600, False), (6000, True)])
+def test_a_tokenizer_with_few_tokens(tokenizer_file, capsys, vocab_size, said):
+    FileTokenizer(tokenizer_file, vocab_size)
+    assert (f'tokens for the {vocab_size:,} of the model' in capsys.readouterr().err) == said
+
+@needs_library
 def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     assert 'could not be fetched' in fails(capsys, '--model', 'nobody/nothing', '--text', text)
@@ -594,7 +600,7 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     for change, message in ((dict(scale_attn_by_inverse_layer_idx=True), 'scale_attn_by_inverse_layer_idx'),
                             (dict(n_inner=7), 'n_inner = 7'), (dict(n_head=5), '5 heads'),
                             (dict(n_layer=3), 'does not hold the weights'),
-                            (dict(vocab_size=500), 'do not fit'), (dict(vocab_size=9999), 'do not fit')):
+                            (dict(vocab_size=500), 'do not fit')):
         broken('config.json', json.dumps(config | change).encode(), message)
     broken('model.safetensors', None, 'has no weights as model.safetensors')
     broken('model.safetensors', b'x'*100, 'or damaged')
