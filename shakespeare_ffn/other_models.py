@@ -149,8 +149,8 @@ class FileTokenizer:
             raise UserError(f'{path} has {n:,} tokens and the model {vocab_size:,}; they do not fit')
         # some models have a few tokens more, to come to a round number
         if n < .9*(vocab_size or n):
-            print(f'{path} has only {n:,} tokens for the {vocab_size:,} of the model; is it the one that made '
-                  'its text?', file=sys.stderr)
+            print(f'{path} has only {n:,} tokens for the {vocab_size:,} of the model; '
+                  'is it the one that made its text?', file=sys.stderr)
         signs = [self.inner.id_to_token(i) or f'unused {i}' for i in range(vocab_size or n)]
         parts = json.loads(self.inner.to_str())
         of_bytes = '"ByteLevel"' in json.dumps([parts['decoder'], parts['pre_tokenizer']])
