@@ -404,7 +404,7 @@ def _in_one(problems: list) -> _Problem: # of condensed ones
 
 # %% ../nbs/07_similar_space.ipynb #ca18
 _ENTRIES = 2**27 # counts to keep at a time, half a gigabyte
-_SIMILAR = 2**31 # pairs to count at each block's threshold: two minutes of two AMD cores
+_SIMILAR = 2**31 # pairs to count at the blocks' thresholds, some 35 ns each on one AMD core
 
 def _how_many(n: int, coarse: _Problem,
               best: torch.Tensor, # (n_layer, 1) the closest of its thresholds
@@ -455,6 +455,7 @@ def problem(self: _Source, n: int, grid, progress) -> _Problem:
 def _few(n: int, source: _Source) -> int:
     "How many strings the coarse search takes: a fifth, if there is time and room."
     n_layer, width = source.index.model.n_layer, source.values.width
+    # a fifth of the room for 13 thresholds; the fine search's pairs twice over, if all pass
     time, room = 2*_SIMILAR//(n_layer*len(source.index)) + 1, _ENTRIES//(65*n_layer*width) + 1
     return min(-(-n//5), time, room)
 

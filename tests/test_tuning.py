@@ -99,6 +99,6 @@ def test_thresholds_over_what_follows(problem, at_once, weights):
 
 @settings(max_examples=10, deadline=None)
 @given(thresholds_problems())
-def test_the_same_thresholds_and_weights(problem):
+def test_the_same_distance_is_reached(problem):
     expected, found = (fit(*p[:3]) for p in (problem, problem.condensed()))
     assert found.history[-1] == pytest.approx(expected.history[-1], abs=1e-4)
