@@ -1,8 +1,8 @@
 """Run the benchmarks one after another: say how long it will take, and how long it took.
 
-Names of some may be given; other_models, page and shards are run only then. The others end within half an
-hour on two cores with AVX2, an index of length 10 included; what would take longer on a machine is left out
-there, and the tables say so."""
+Names of some may be given; families, other_models, page and shards are run only then. The others end within
+half an hour on two cores with AVX2, an index of length 10 included; what would take longer on a machine is
+left out there, and the tables say so."""
 import subprocess, sys, time
 from pathlib import Path
 from shakespeare_ffn.core import Parser, UserError, command
@@ -11,9 +11,9 @@ from common import FAST, processor, where
 HERE = Path(__file__).parent
 # where float32 is what is fast; where bfloat16 is
 MINUTES = dict(index=(13, 5), threshold_attention=(7, 5), exactness=(3, 4),
-               explain=(2, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1), other_models=(4, 3),
-               page=(5, 5), shards=(12, 12))
-BY_NAME = ['other_models', 'page', 'shards'] # these are run only if they are named
+               explain=(2, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1), families=(3, 3),
+               other_models=(12, 12), page=(5, 5), shards=(12, 12))
+BY_NAME = ['families', 'other_models', 'page', 'shards'] # these are run only if they are named
 
 def about(names) -> float: # minutes
     return sum(MINUTES.get(name, (1, 1))[FAST == 'bfloat16'] for name in names)
@@ -27,7 +27,8 @@ def chosen(asked: list) -> list: # names, the index first: others read what it f
 
 def run(argv) -> str:
     p = Parser('bench', description=__doc__, allow_abbrev=False)
-    p.add_argument('names', nargs='*', help='which of them (default: all but other_models, page and shards)')
+    p.add_argument('names', nargs='*',
+                   help='which of them (default: all but families, other_models, page and shards)')
     names, start = chosen(p.parse_args(argv).names), time.perf_counter()
     print(f'{len(names)} benchmarks on {where()} ({processor()}, {FAST} arithmetic): '
           f'about {about(names)} minutes on two cores with nothing beside it', flush=True)

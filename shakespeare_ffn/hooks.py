@@ -83,13 +83,14 @@ def hooked(model: Transformer,
 def capture(model: Transformer,
             tokens: torch.Tensor, # (batch, time) token ids
             *names: str,          # default: all
+            **options,            # what else the model is to be told
            ) -> dict:             # name → (batch, time, n_embed)
     "Run the model in evaluation mode and return named activations, which carry gradients if asked to."
     model, found = evaluating(model), {}
     # a function of its own for each name, which returns nothing: the model runs on as it is
     def keeper(name): return lambda activation: found.update({name: activation})
     functions = {name: keeper(name) for name in names or activation_names(model)}
-    with plain_state(), hooked(model, functions): model(tokens)
+    with plain_state(), hooked(model, functions): model(tokens, **options)
     return found
 
 # %% ../nbs/03_hooks.ipynb #c020

@@ -389,8 +389,8 @@ class HuggingFaceModel(nn.Module):
     @property
     def device(self): return next(self.inner.parameters()).device
 
-    def forward(self, tokens): # (batch, time) → (batch, time, vocab_size) logits
-        return self.inner(input_ids=tokens, use_cache=False).logits
+    def forward(self, tokens, **options): # (batch, time) → (batch, time, vocab_size) logits
+        return self.inner(input_ids=tokens, use_cache=False, **options).logits
 
 # %% ../nbs/03a_other_models.ipynb #c049
 @patch
@@ -400,6 +400,11 @@ def place(self: HuggingFaceModel, block: int, part: str) -> Place:
     places = dict(input=(b, True), sa=(b.get_submodule(f.sa), False), hidden=(b.get_submodule(f.out), True),
                   ffwd=(b.get_submodule(f.ffwd), False), output=(b, False))
     return Place(*places[part])
+
+@patch(as_prop=True)
+def window(self: HuggingFaceModel) -> int:
+    "How many tokens attention reaches back."
+    return getattr(self.inner.config, 'sliding_window', None) or self.context
 
 @patch
 def body(self: HuggingFaceModel):

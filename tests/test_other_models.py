@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn import corpus_keys
 from shakespeare_ffn.core import UserError, show_char
-from shakespeare_ffn.corpus_keys import PlainForward, corpus_index, forward_of, plain_keys
+from shakespeare_ffn.corpus_keys import LibraryForward, PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
 from shakespeare_ffn.explain import explain, main
 from shakespeare_ffn.explore import application, _explore_parser
-from shakespeare_ffn.hooks import PARTS, capture, hooked
+from shakespeare_ffn.hooks import ACTIVATIONS, PARTS, capture, hooked
 from shakespeare_ffn.model import Config, Transformer, check_prompt, next_char_probs, snapshot
 from shakespeare_ffn.nearest_strings import calibrate_nearest, nearest_approximation
 from shakespeare_ffn.other_models import _GPT2_NAMES, _FAMILIES, FileTokenizer, HuggingFaceModel, corpus_for
@@ -132,7 +132,7 @@ def test_gpt2(tmp_path, tokenizer_file, nonlinearity):
     ours, tokens = load_huggingface(save(theirs, tmp_path, tokenizer_file)), some_tokens(600)
     assert largest_difference(ours(tokens), theirs(tokens).logits) < 1e-5
     for part in 'sa', 'ffwd', 'hidden', 'output': # along the tree, and string by string
-        one_by_one, along_the_tree = plain_keys(ours, tokens, part), forward_of(ours, part=part)(tokens)
+        one_by_one, along_the_tree = plain_keys(ours, tokens, part), forward_of(ours, 40, part=part)(tokens)
         assert largest_difference(one_by_one, along_the_tree) < 1e-4
 
 def other_names(column) -> dict: # our names → those of a column of chapter 03a's table, for block 1
@@ -253,8 +253,65 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind
 @pytest.mark.parametrize('kind', _FAMILIES)
 def test_keys_need_no_head(kind):
     model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), some_tokens()
-    assert torch.equal(forward_of(model)(tokens), plain_keys(model, tokens))
+    assert torch.equal(PlainForward(model)(tokens), plain_keys(model, tokens))
     assert model.body()(tokens).shape[-1] == model.n_embed and model(tokens).shape[-1] == 65
+
+def strings_of(seed, n=200, length=8):
+    "Sorted strings of few letters: they share many prefixes."
+    tokens = torch.randint(3, (n, length), generator=torch.Generator().manual_seed(seed))
+    return tokens[sorted(range(n), key=lambda i: tokens[i].tolist())]
+
+def all_close(a, b): return ((a - b).norm(dim=-1) < 1e-4*b.norm(dim=-1)).all()
+
+POSITIONS = [{}, dict(rope_type='linear', factor=4.), dict(rope_type='dynamic', factor=4.),
+             dict(rope_type='yarn', factor=4., original_max_position_embeddings=16)]
+
+@needs_library
+@pytest.mark.parametrize('kind, options', KINDS)
+@given(st.data())
+@settings(max_examples=10, deadline=None)
+def test_other_families_share_prefixes(kind, options, data):
+    torch.manual_seed(seed := data.draw(st.integers(0, 2**30)))
+    options = options | dict(hidden_size=64, num_hidden_layers=data.draw(st.integers(1, 3)))
+    if kind != 'gpt_neox': # heads may share keys and values
+        options |= dict(head_dim=16, num_key_value_heads=data.draw(st.sampled_from([1, 2, 4])))
+    if turned := data.draw(st.sampled_from(POSITIONS)): options |= dict(rope_scaling=dict(turned))
+    model = HuggingFaceModel(other(kind, **options), CharTokenizer('a'), {}).eval()
+    tokens, part = strings_of(seed), data.draw(st.sampled_from(ACTIVATIONS))
+    forward = forward_of(model, 8, part=part)
+    assert isinstance(forward, LibraryForward)
+    expected, before = plain_keys(model, tokens, part), model(tokens)
+    shuffled = torch.randperm(len(tokens))
+    assert all_close(forward(tokens), expected)
+    assert all_close(forward(tokens[shuffled]), expected[:, shuffled])
+    assert torch.equal(model(tokens), before) # its own attention is left as it was
+
+@needs_library
+@pytest.mark.parametrize('kind', _FAMILIES)
+def test_shared_prefixes_in_bfloat16(kind):
+    model, tokens = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval(), strings_of(0)
+    exact, short = (forward_of(model, 8, arithmetic)(tokens) for arithmetic in ('float32', 'bfloat16'))
+    assert short.dtype == torch.bfloat16 and next(model.parameters()).dtype == torch.float32
+    difference = (short.float() - exact).norm(dim=-1)/exact.norm(dim=-1)
+    assert 1e-4 < difference.mean() < .02
+
+@needs_library
+def test_shared_prefixes_need_no_second_copy_of_the_weights():
+    model = HuggingFaceModel(other('llama'), CharTokenizer('a'), {}).eval()
+    ours = {p.data_ptr() for p in model.parameters()}
+    assert {p.data_ptr() for p in forward_of(model, 8).model.parameters()} <= ours
+    assert not {p.data_ptr() for p in forward_of(model, 8, 'bfloat16').model.parameters()} & ours
+
+@needs_library
+@pytest.mark.parametrize('kind, options',
+                         [('mistral', {}), ('qwen2', dict(use_sliding_window=True, max_window_layers=1))])
+def test_strings_longer_than_a_window_are_taken_one_by_one(kind, options):
+    theirs, tokens = other(kind, sliding_window=6, **options), strings_of(0)
+    model = HuggingFaceModel(theirs, CharTokenizer('a'), {}).eval()
+    for length in 6, 8:
+        forward, some = forward_of(model, length), tokens[:, :length]
+        assert type(forward) is (LibraryForward if length == 6 else PlainForward)
+        assert all_close(forward(some), plain_keys(model, some))
 
 def check_bfloat16(model):
     "Keys in bfloat16 arithmetic are those in float32 but for rounding, and the model stays as it is."
