@@ -196,7 +196,7 @@ def _check_request(model: Transformer, block: int, tokens, n: int, speed: int, s
     if n < 1 or not 1 <= speed <= 100:
         raise UserError(f'n must be 1 or more, and speed from 1 to 100; got {n} and {speed}')
     if not 0 < spread < torch.inf:
-        raise UserError(f'the spread of the beginnings is a positive number; got {spread}')
+        raise UserError(f'the spread of the initial embeddings is a positive number; got {spread}')
     return tokens
 
 # %% ../nbs/11_learned_embeddings.ipynb #s045
@@ -225,7 +225,7 @@ def learn_embeddings(model: Transformer,
                      speed=1,            # 10: ten times the article's step size, a tenth of its memory
                      max_steps=50_000,   # the article's: an update counts as `speed` of them
                      target=1e-4,        # loss to get below
-                     seed=1337,          # of the beginnings,
+                     seed=1337,          # of the initial embeddings,
                      spread=1.,          # and their standard deviation; steps are in proportion to it
                      checkpoint: Path = None, # where to keep the state on the way, and to go on from
                      progress=True) -> LearnedEmbeddings:
@@ -258,7 +258,7 @@ def _stage_file(model: Transformer,
                 tokens=None,    # default: all
                 n='*',          # embeddings a token; '*': a pattern for any number of them
                 speed=None,     # default: the stage's
-                spread=1.,      # standard deviation of the beginnings
+                spread=1.,      # standard deviation of the initial embeddings
                ) -> Path:
     "Where a stage's embeddings are kept in the user's cache."
     which = 'all' if tokens is None else '-'.join(map(str, tokens))
@@ -301,7 +301,7 @@ def stage_embeddings(model: Transformer,
                      tokens=None,     # default: all
                      n=None,          # embeddings a token; default: the most in the cache, else the stage's
                      speed=None,      # default: the stage's, as in _stage_defaults
-                     spread=1.,       # standard deviation of the beginnings
+                     spread=1.,       # standard deviation of the initial embeddings
                      progress=True) -> LearnedEmbeddings:
     "Learned embeddings of a stage, from the user's cache or learned now; can be stopped and taken up."
     default_speed, default_n, max_steps = _stage_defaults(model, block)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BETAS', 'pairs_above', 'Nearest', 'nearest_keys', 'shared_nearest_keys', 'nearest_by', 'nearest_to', 'vote',
-           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'tuned_vote', 'calibrate_nearest',
+           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'Tuned', 'tuned_vote', 'calibrate_nearest',
            'nearest_approximation', 'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
@@ -481,44 +481,49 @@ def distances(self: _Heard,
         return ((self.total(apart) + rest)/2).sqrt()
     return torch.stack([torch.stack([distance(beta, power) for power in powers]) for beta in betas])
 
+# %% ../nbs/07c_nearest_strings.ipynb #h014u
+class Tuned(NamedTuple):
+    "A vote, and its mean distance to the model."
+    distance: float
+    vote: Vote
+
 def tuned_vote(v: Vote, found: Nearest, values: SparseCounts,
                probs: torch.Tensor, # (n_queries, vocab_size) what the model says
-               betas=BETAS) -> tuple: # mean distance, Vote
+               betas=BETAS) -> Tuned:
     "The vote with the beta and the power that bring it closest to the model."
     each = [heard.distances(probs[some], betas, _POWERS) for some, heard in _each_heard(found, values)]
     means = torch.cat(each, -1).mean(-1).tolist()
     tried = [(x, beta, power) for row, beta in zip(means, betas) for x, power in zip(row, _POWERS)]
     distance, beta, power = min(tried)
-    return distance, replace(v, beta=float(beta), power=power)
-
+    return Tuned(distance, replace(v, beta=float(beta), power=power))
 
 # %% ../nbs/07c_nearest_strings.ipynb #c036
-class _Said(NamedTuple):
-    "What a vote says of many queries, but for the zeros."
+class _SparseProbs(NamedTuple):
+    "What a vote predicts for many queries, zeros left out."
     at: torch.Tensor # (m,) query·vocab_size + token, ascending
     p: torch.Tensor  # (m,) float64
 
-def _said(v: Vote, found: Nearest, values: SparseCounts) -> _Said:
+def _sparse_probs(v: Vote, found: Nearest, values: SparseCounts) -> _SparseProbs:
     parts = [((some.start + heard.query)*values.width + heard.token, heard.says(v.beta, v.power))
              for some, heard in _each_heard(found, values)]
-    return _Said(*map(torch.cat, zip(*parts)))
+    return _SparseProbs(*map(torch.cat, zip(*parts)))
 
 
 # %% ../nbs/07c_nearest_strings.ipynb #h037
-def _side_by_side(two, # of _Said
+def _side_by_side(two, # of _SparseProbs
                   probs: torch.Tensor, # (n_queries, vocab_size) what the model says
                  ) -> tuple:           # (2, n_queries, n_columns), (n_queries, n_columns); float64
     "What two votes and the model say, over the tokens that matter."
     n, vocab_size = probs.shape
-    named = torch.cat([said.at for said in two]).unique()
+    named = torch.cat([one.at for one in two]).unique()
     # columns are the tokens that either vote names, numbered within each query
     query = named//vocab_size
     n_named = query.bincount(minlength=n)
     column = torch.arange(len(named)) - (n_named.cumsum(0) - n_named)[query]
     both = torch.zeros(3, n, n_named.max()+1, dtype=torch.float64)
-    for table, said in zip(both, two):
-        at = torch.searchsorted(named, said.at)
-        table[query[at], column[at]] = said.p
+    for table, one in zip(both, two):
+        at = torch.searchsorted(named, one.at)
+        table[query[at], column[at]] = one.p
     both[2, query, column] = probs[query, named%vocab_size].double()
     # the last column holds the rest of the model's
     both[2, :, -1] = (probs.sum(-1, dtype=torch.float64) - both[2].sum(-1)).clamp_min(0)
@@ -527,7 +532,7 @@ def _side_by_side(two, # of _Said
 
 # %% ../nbs/07c_nearest_strings.ipynb #h041
 def _best_pair(votes: list, # of Vote, the best first
-               says: list,  # of _Said, one for each
+               says: list,  # of _SparseProbs, one for each
                probs) -> tuple: # of two votes with their shares
     "The best vote, and the one that helps it most."
     nothing = torch.zeros((), dtype=torch.float64) # is said where nothing follows
@@ -558,12 +563,12 @@ class _Tuning(NamedTuple):
     probs: torch.Tensor   # (n, vocab_size) what the model says of them
     betas: tuple
 
-    def best(self, v: Vote, k: int) -> tuple: # mean distance, Vote, _Said
+    def best(self, v: Vote, k: int) -> tuple: # mean distance, Vote, _SparseProbs
         "The best vote of a space of vectors: how far it is from the model, and what it says."
         found = v.nearest_in(self.index, self.queries, k, self.own)
         found, follows = _votes(self.index, found, self.values)
         distance, best = tuned_vote(v, found, follows, self.probs, self.betas)
-        return distance, best, _said(best, found, follows)
+        return distance, best, _sparse_probs(best, found, follows)
 
     def ranked(self, k: int, progress=False) -> list: # of these, the closest first
         "The vectors of each block, as they are and centred."

@@ -159,6 +159,17 @@ def test_imports_stand_in_cells_of_their_own(nb):
         return not cell.source.startswith('#| hide') and re.search(r'^(import|from) ', cell.source, re.M)
     assert [c.source for c in code_cells(nb) if imports(c) and not only_imports(c)] == []
 
+def imported(tree) -> set:
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return {(name.asname or name.name).partition('.')[0] for node in nodes for name in node.names} - {'*'}
+
+@each_path
+def test_what_is_imported_is_used(path):
+    cells = trees(path)
+    nodes = [node for cell in cells for node in ast.walk(cell)]
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    assert sorted(set().union(*map(imported, cells)) - used) == []
+
 @each_numbered
 def test_an_export_is_followed_at_once(nb):
     "by prose, an example or a test; imports need none"

@@ -2,7 +2,7 @@
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.cosine_sims import SparseCounts
-from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _said, _side_by_side
+from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _side_by_side, _sparse_probs
 from shakespeare_ffn.nearest_strings import tuned_vote, vote
 from shakespeare_ffn.similar_space import _in_one, _Problem, block_distances, fit, mean_distance
 
@@ -46,7 +46,7 @@ def test_two_votes_side_by_side(problem, share):
     "Any mixture is as far from the model as over all tokens."
     found, values, probs = problem
     votes = [Vote(0, False, 8., 1.2), Vote(1, True, 20., 1.)]
-    says = [_said(v, x, SparseCounts.of(values)) for v, x in zip(votes, found)]
+    says = [_sparse_probs(v, x, SparseCounts.of(values)) for v, x in zip(votes, found)]
     both, q = _side_by_side(says, probs)
     nothing, weights = torch.zeros(()).double(), torch.tensor([share, 1-share]).double()
     tables = [shares(counted(x, values, v.beta)**v.power) for v, x in zip(votes, found)]
@@ -61,7 +61,7 @@ def test_the_best_pair(problem):
     votes = [Vote(b, False, 8.) for b in range(3)]
     tables = [shares(counted(x, values, 8.)) for x in found]
     def of(share, other): return from_model(shares(share*tables[0] + (1-share)*tables[other]), probs).item()
-    says = [_said(v, x, SparseCounts.of(values)) for v, x in zip(votes, found)]
+    says = [_sparse_probs(v, x, SparseCounts.of(values)) for v, x in zip(votes, found)]
     first, second = _best_pair(votes, says, probs)
     tried = [of(i/50, other) for i in range(1, 50) for other in (1, 2)]
     assert first.block == 0 and of(first.share/(first.share + second.share), second.block) < min(tried) + 2e-3
