@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, accelerator, float64, true_float32
+from .core import UserError, accelerator, fast_arithmetic, float64, true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def _sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
@@ -358,17 +358,23 @@ class _Short(NamedTuple):
     rest: torch.Tensor     # (n,) bound on the length of the rest
     rounding: torch.Tensor # (n,) bound on the length of what rounding takes away
 
+# %% ../nbs/05_cosine_sims.ipynb #t014
+def _rest(p, lengths, n_embed: int): # (n, d), (n,) or (1,) → (n,)
+    "Bound on the length of what is left of rows of `n_embed` numbers."
+    slack = 8*n_embed*p.shape[1]**.5*2**-24 # what float32 may do to p, and to its square
+    return ((1 + slack)*lengths.square() - p.square().sum(1)).clamp_min(0).sqrt()
+
 # %% ../nbs/05_cosine_sims.ipynb #t011
 def _shorten(rows: torch.Tensor,       # (n, n_embed) float32
-             directions: torch.Tensor, # (n_embed, d)
+             directions: torch.Tensor, # (n_embed, d); None: the coordinates as they are
              dtype: torch.dtype,
              lengths=torch.ones(1),    # (n,) or (1,), of the rows
             ) -> _Short:
     "Rows as the sieve sees them."
-    n_embed, d = directions.shape
-    with true_float32(): p = rows @ directions
-    slack = 8*n_embed*d**.5*2**-24 # what float32 may do to p, and to its square
-    rest = ((1 + slack)*lengths.square() - p.square().sum(1)).clamp_min(0).sqrt()
+    p, rest = rows, rows.new_zeros(len(rows))
+    if directions is not None:
+        with true_float32(): p = rows @ directions
+        rest = _rest(p, lengths, rows.shape[1])
     short = p.to(dtype)
     return _Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
 
@@ -376,20 +382,21 @@ def _shorten(rows: torch.Tensor,       # (n, n_embed) float32
 class _Sieve:
     "Finds, for groups of 64 neighbouring keys, which of some queries may exceed their thresholds with one."
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
-                 directions: torch.Tensor,       # (n_embed, d)
+                 directions=None,                # (n_embed, d); default: all dimensions as they are
                  dtype=torch.bfloat16):
         self.directions, self.dtype = directions, dtype
         p, rest, rounding = _shorten(units, directions, dtype)
-        self.rounding = rounding.max()
+        self.depth, self.rounding = p.shape[1], rounding.max()
         ends = torch.tensor([0., 1], dtype=dtype).expand(len(units), -1)
         self.queries = torch.cat([p, _round_up(rest, dtype)[:, None], ends], 1)
-        self.sign = torch.int16 if dtype == torch.bfloat16 else torch.int32 # what a number's sign is read as
+        # what a number's sign is read as, and of what the number of queries is a multiple
+        self.sign, self.step = (torch.int16, 128) if dtype == torch.bfloat16 else (torch.int32, 1)
         # memory that is used again and again
-        self.scores, self.gathered = p.new_empty(_GROUP*len(units)), torch.empty_like(self.queries)
+        self.scores, self.gathered = p.new_empty(_GROUP*len(units)), torch.zeros_like(self.queries)
 
     def __repr__(self):
         dtype = str(self.dtype).removeprefix('torch.')
-        return f'Sieve({self.directions.shape[1]} dimensions, {dtype})'
+        return f'Sieve({self.depth} dimensions, {dtype})'
 
 # %% ../nbs/05_cosine_sims.ipynb #s078
 def _slack(balls: _Balls) -> torch.Tensor: # (n, 1)
@@ -410,11 +417,12 @@ def rows(self: _Sieve, balls: _Balls): # → (64·n, d+3)
 def _keep(self: _Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → query numbers
     "Which of some queries may exceed the threshold with one of a group of keys."
     if not len(q): return q
+    n = min(len(self.gathered), -(-len(q)//self.step)*self.step) # rounded up
     queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
     queries[:, -2] = _round_up(above[q], self.dtype)
-    scores = self.scores[:len(q)*_GROUP].view(len(q), -1)
-    torch.mm(queries, rows.T, out=scores)
-    return q[find_true(scores.view(self.sign).amax(1) > 0)]
+    scores = self.scores[:n*_GROUP].view(n, -1)
+    torch.mm(self.gathered[:n], rows.T, out=scores)
+    return q[find_true(scores[:len(q)].view(self.sign).amax(1) > 0)]
 
 # %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
@@ -506,7 +514,7 @@ def candidate_batches(self: _Cascade, tile, start):
     return self.batches_of(tile, start, found)
 
 # %% ../nbs/05_cosine_sims.ipynb #c049
-_DIMS = 12, 28, 44, 60, 92 # numbers of directions to choose from
+_DIMS = 12, 28, 44, 60, 92, 156 # numbers of directions to choose from
 
 def _time_of(f) -> float: # seconds, the better of two runs
     def once():
@@ -550,7 +558,7 @@ def _plan_costs(costs: dict,         # _Sieve → _SieveCost
     "What each plan takes."
     plans = {plan: seconds + share*decide} if share < .5 else {}
     for sieve, cost in costs.items():
-        if plan and sieve.directions.shape[1] <= plan[-1].directions.shape[1]: continue
+        if plan and sieve.depth <= plan[-1].depth: continue
         takes = cost.fixed + share*cost.seconds
         plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve))
     return plans
@@ -583,16 +591,16 @@ def _cheapest(some, sample, own, sieves: list,
 def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
-                  dtype=torch.float32, # or bfloat16, which takes longer on the processors that were tried
-                  dims=_DIMS):          # to choose from; a single one is taken unasked
+                  dtype: torch.dtype,  # of the sieves
+                  dims=_DIMS):         # to choose from; a single one is taken unasked
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
     if len(dims) == 1: return _Cascade(units, own, _Sieve(units, _principal(keys)[:, :dims[0]], dtype))
     # to prepare a key costs as much as comparing it with some dozens of queries
     if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = _principal(keys), _sample_of(units, keys, own)
-    depths = [d for d in dims if d <= units.shape[1]]
-    sieves = [_Sieve(some, directions[:, :d], dtype) for d in depths]
+    sieves = [_Sieve(some, directions[:, :d], dtype) for d in dims if d < units.shape[1]]
+    if dtype == torch.bfloat16: sieves.append(_Sieve(some))
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
     return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
@@ -601,13 +609,14 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold,             # the lowest that matters: a number, or one for each query
-            dtype=torch.float32,   # of the sieves, or bfloat16
-            dims=_DIMS,             # of the sieves, to choose from; a single one is taken, () is none
+            dtype=None,            # of the sieves, float32 or bfloat16; default: what is fast here
+            dims=_DIMS,            # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
+    dtype = dtype or getattr(torch, fast_arithmetic())
     cascade = _choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
