@@ -403,7 +403,8 @@ def place(self: HuggingFaceModel, block: int, part: str) -> Place:
 
 @patch(as_prop=True)
 def window(self: HuggingFaceModel) -> int:
-    "How many tokens attention reaches back."
+    "How many tokens attention reaches back; 0 if it reaches ahead."
+    if getattr(self.inner.config, 'is_causal', True) is False: return 0
     return getattr(self.inner.config, 'sliding_window', None) or self.context
 
 @patch
