@@ -248,6 +248,9 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind
         changed = config | dict(num_hidden_layers=n_layer)
         (folder/'config.json').write_text(json.dumps(changed), encoding='utf-8')
         with pytest.raises(UserError, match='cannot be loaded'): load_huggingface(folder)
+    narrower = config | dict(intermediate_size=config['intermediate_size'] - 1) # said of which tensor
+    (folder/'config.json').write_text(json.dumps(narrower), encoding='utf-8')
+    with pytest.raises(UserError, match=r'mlp\..*of another shape'): load_huggingface(folder)
 
 @needs_library
 @pytest.mark.parametrize('kind', _FAMILIES)
