@@ -188,24 +188,35 @@ def _attend_nodes(module, query, key, value, attention_mask, groups: _Groups, **
     found = _attend_in_groups(q, torch.cat([k, v], 1), n_head, groups)
     return found.unflatten(1, (n_head, -1))[None], None
 
+# %% ../nbs/04_corpus_keys.ipynb #pf13
+def _in_arithmetic(model, arithmetic: str): # the model stays as it is
+    "A model with weights in float32 or bfloat16: itself or a copy, whose positions are not rounded."
+    if arithmetic == 'float32': return model
+    tokenizer = vars(model).get('tokenizer') # tens of thousands of names, which are not copied
+    short = copy.deepcopy(model, {id(tokenizer): tokenizer}).to(getattr(torch, arithmetic))
+    for ours, theirs in zip(short.modules(), model.modules()): ours._buffers.update(theirs._buffers)
+    return short
+
+
 # %% ../nbs/04_corpus_keys.ipynb #pf2
 class LibraryForward:
     "The forward pass of a model of Hugging Face's over sorted strings, one computation a distinct prefix."
     def __init__(self, model: HuggingFaceModel, arithmetic='float32', part='ffwd'):
         from transformers import AttentionInterface # needed only here
         AttentionInterface.register('prefix_tree', _attend_nodes)
-        self.dtype, body = getattr(torch, arithmetic), model.body()
-        # a configuration of its own; weights of its own only where they change
-        same = {id(p): p for p in body.parameters()} if arithmetic == 'float32' else {}
-        self.model = copy.deepcopy(body, same).to(self.dtype)
-        self.model.inner.set_attn_implementation('prefix_tree')
+        self.model = _in_arithmetic(model.body(), arithmetic)
+        config = copy.deepcopy(self.model.inner.config)
+        config._attn_implementation = 'prefix_tree'
+        for m in self.model.modules():
+            if 'config' in vars(m): m.config = config
         self.part, self.chunk = part, 512 if model.device.type == 'cpu' else 8192
 
     @torch.no_grad()
     def __call__(self, tokens): # (n, length), sorted → (n_layer, n, n_embed)
         tree = _prefix_tree(torch.as_tensor(tokens).long().to(self.model.device))
         names = [f'blocks.{b}.{self.part}' for b in range(self.model.n_layer)]
-        options = dict(position_ids=tree.depth[None], groups=_groups(tree, self.dtype))
+        groups = _groups(tree, next(self.model.parameters()).dtype)
+        options = dict(position_ids=tree.depth[None], groups=groups)
         found = capture(self.model, tree.tokens[None], *names, **options)
         return torch.stack([found[name][0, tree.path[:, -1]] for name in names])
 
@@ -213,12 +224,12 @@ class LibraryForward:
 class PlainForward:
     "The forward pass of any model, string by string; used like a `TrieForward`."
     def __init__(self, model: Decoder, arithmetic='float32', part='ffwd'):
-        body = model.body() # logits are not needed
-        self.model = body if arithmetic == 'float32' else copy.deepcopy(body).to(getattr(torch, arithmetic))
+        self.model = _in_arithmetic(model.body(), arithmetic) # logits are not needed
         self.part, self.chunk = part, 512 if model.device.type == 'cpu' else 8192
 
     def __call__(self, tokens): # (n, length) → (n_layer, n, n_embed)
         return plain_keys(self.model, tokens, self.part)
+
 
 # %% ../nbs/04_corpus_keys.ipynb #pf10
 def forward_of(model: Decoder, length: int, arithmetic='float32', part='ffwd'): # → one of these three

@@ -403,7 +403,8 @@ def place(self: HuggingFaceModel, block: int, part: str) -> Place:
 
 @patch(as_prop=True)
 def window(self: HuggingFaceModel) -> int:
-    "How many tokens attention reaches back."
+    "How many tokens attention reaches back; 0 if it reaches ahead."
+    if getattr(self.inner.config, 'is_causal', True) is False: return 0
     return getattr(self.inner.config, 'sliding_window', None) or self.context
 
 @patch
@@ -434,7 +435,7 @@ def _from_library(folder: Path): # → a model of the library's
     logging.set_verbosity_error()
     inner, info = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-        attn_implementation='sdpa', output_loading_info=True)
+        attn_implementation='sdpa', ignore_mismatched_sizes=True, output_loading_info=True)
     too_much = [name for name in info['unexpected_keys'] if name.endswith('.weight')]
     if wrong := [*info['missing_keys'], *info['mismatched_keys'], *too_much]:
         raise ValueError(f'{sorted(map(str, wrong))[0]} is missing, too much, or of another shape')

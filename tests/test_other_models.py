@@ -248,6 +248,9 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path, tokenizer_file, kind
         changed = config | dict(num_hidden_layers=n_layer)
         (folder/'config.json').write_text(json.dumps(changed), encoding='utf-8')
         with pytest.raises(UserError, match='cannot be loaded'): load_huggingface(folder)
+    narrower = config | dict(intermediate_size=config['intermediate_size'] - 1) # said of which tensor
+    (folder/'config.json').write_text(json.dumps(narrower), encoding='utf-8')
+    with pytest.raises(UserError, match=r'mlp\..*of another shape'): load_huggingface(folder)
 
 @needs_library
 @pytest.mark.parametrize('kind', _FAMILIES)
@@ -313,6 +316,43 @@ def test_strings_longer_than_a_window_are_taken_one_by_one(kind, options):
         assert type(forward) is (LibraryForward if length == 6 else PlainForward)
         assert all_close(forward(some), plain_keys(model, some))
 
+@needs_library
+def test_models_that_look_ahead_are_taken_string_by_string():
+    model = HuggingFaceModel(other('llama', is_causal=False), CharTokenizer('a'), {}).eval()
+    tokens = strings_of(0)
+    assert all_close(forward_of(model, 8)(tokens), plain_keys(model, tokens))
+
+@needs_library
+@pytest.mark.parametrize('kind', _FAMILIES)
+def test_a_forward_pass_costs_little_to_make(kind):
+    "Each prompt has one of its own."
+    class Words(CharTokenizer):
+        def __deepcopy__(self, memo): raise AssertionError('all tokens are copied')
+    model = HuggingFaceModel(other(kind), Words('a'), {}).eval()
+    for arithmetic in 'float32', 'bfloat16':
+        for make in LibraryForward, PlainForward: make(model, arithmetic)
+
+@needs_library
+@pytest.mark.parametrize('kind', _FAMILIES)
+def test_the_weights_that_are_given_stay_as_they_are(kind):
+    model = HuggingFaceModel(other(kind), CharTokenizer('a'), {}).eval().bfloat16()
+    tokens = strings_of(0)
+    expected = plain_keys(model, tokens)
+    found = forward_of(model, 8)(tokens)
+    assert all(p.dtype == torch.bfloat16 for p in model.parameters())
+    assert found.dtype == torch.bfloat16 and (found - expected).norm() < .02*expected.norm()
+
+@needs_library
+@pytest.mark.parametrize('kind', _FAMILIES)
+@pytest.mark.parametrize('make', [LibraryForward, PlainForward])
+def test_positions_stay_exact_in_bfloat16(kind, make):
+    "Far from the beginning, a rounded frequency would be another position."
+    model = HuggingFaceModel(other(kind, hidden_size=128), CharTokenizer('a'), {}).eval()
+    exact = {name: b.clone() for name, b in model.named_buffers()}
+    short = dict(make(model, 'bfloat16').model.named_buffers())
+    assert exact.keys() == short.keys() and exact
+    for name, b in exact.items(): assert torch.equal(short[name], b), name
+
 def check_bfloat16(model):
     "Keys in bfloat16 arithmetic are those in float32 but for rounding, and the model stays as it is."
     tokens = some_tokens(n=50, length=10)
@@ -321,7 +361,8 @@ def check_bfloat16(model):
     assert torch.equal(exact, plain_keys(model, tokens))
     difference = (short.float() - exact).norm(dim=-1)/exact.norm(dim=-1) # of each vector
     assert 1e-4 < difference.mean() < .02 and difference.max() < .1
-    rounded = copy.deepcopy(model).bfloat16()
+    rounded = copy.deepcopy(model)
+    for p in rounded.parameters(): p.data = p.data.bfloat16()
     assert torch.equal(PlainForward(model, 'bfloat16', 'sa')(tokens), plain_keys(rounded, tokens, 'sa'))
 
 def test_keys_in_bfloat16(): check_bfloat16(our_gpt())
