@@ -27,7 +27,7 @@ from .corpus_keys import KeyIndex, corpus_index, say
 from .cosine_sims import TILE, Batch, matches, norms, unit
 from .data import SHA256, Corpus, prompt_ids
 from .explain import add_model, opened
-from .model import check_prompt, next_char_probs
+from .model import check_prompt, next_char_probs, plain_state
 from .nearest_strings import mean_key, nearest_approximation, nearest_by
 from .similar_space import article_approximation, tuned_approximation, unigram_distribution
 
@@ -62,8 +62,8 @@ class _Space:
     def cosines(self, queries: torch.Tensor) -> torch.Tensor: # (n, n_embed) → (n, n_keys) float32
         "Of some queries with all keys, each at most `error_bound` off."
         on = accelerator()
-        units, found = unit(queries.float() - self.minus).to(on), torch.empty(len(queries), len(self.keys))
-        room = torch.empty(TILE, self.keys.shape[1], device=on) # is used again and again
+        units, found = unit(queries.float() - self.minus).to(on), torch.empty(len(queries), len(self.keys), dtype=torch.float32)
+        room = torch.empty(TILE, self.keys.shape[1], dtype=torch.float32, device=on) # is used again and again
         for some, out in zip(self.keys.split(TILE), found.split(TILE, 1)):
             rows = room[:len(some)].copy_(some)
             if self.centred: rows -= self.minus.to(on)
@@ -77,6 +77,7 @@ _PARTS = 2**30   # of a probability
 
 class PageData:
     "Tells a page of prompts as long as an index' strings."
+    @plain_state()
     def __init__(self, corpus: Corpus, index: KeyIndex):
         self.corpus, self.index, self.model = corpus, index, index.model
         self.n_layer, self.length = len(index.keys), index.strings.length
@@ -164,6 +165,7 @@ def told_probs(self: PageData, tokens) -> list: # (n, length) → a list of numb
     return (probs.cpu().double()*_PARTS).round().long().tolist()
 
 @patch
+@plain_state()
 def tell(self: PageData, prompts: list) -> list: # of the tokens of each → bytes, compressed
     "All that the page is told of each prompt."
     if len(prompts) > _AT_ONCE: return self.tell(prompts[:_AT_ONCE]) + self.tell(prompts[_AT_ONCE:])
@@ -176,6 +178,7 @@ def tell(self: PageData, prompts: list) -> list: # of the tokens of each → byt
 
 # %% ../nbs/21_explore.ipynb #c022s
 @patch
+@plain_state()
 def says(self: PageData, prompts: list) -> list: # of the tokens of each → bytes, compressed
     "How many tokens each prompt has, and what the model says after the last of them, as many as it can see."
     def of(tokens):
@@ -187,6 +190,7 @@ def says(self: PageData, prompts: list) -> list: # of the tokens of each → byt
 def _values(rule) -> dict: return dict(thresholds=rule.thresholds, weights=rule.weights)
 
 @patch
+@plain_state()
 def contents(self: PageData,
              prompts: list, # of dictionaries: text, number, and distance by the nearest strings or None
              **more) -> dict:
