@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .core import by_scale, cache_dir, keep_tensors, kept_tensors
+from .core import UserError, by_scale, cache_dir, keep_tensors, kept_tensors
 from .corpus_keys import KeyIndex
 from .cosine_sims import cosine, unit
 from .data import prompt_ids
@@ -109,7 +109,8 @@ class CompactIndex:
         self.index, self.rule, self.codebook, self.codes, self.again = index, rule, codebook, codes, again
         [self.vote] = rule.votes
         self.keys = index.keys[self.vote.block]
-        self.minus = mean_key(self.keys) if self.vote.centred else torch.zeros(self.keys.shape[1], dtype=torch.float32)
+        nothing = torch.zeros(self.keys.shape[1], dtype=torch.float32)
+        self.minus = mean_key(self.keys) if self.vote.centred else nothing
 
     def __repr__(self):
         n_keys, n_bytes = self.codes.shape
@@ -123,13 +124,22 @@ def _encoded(keys, minus, n_bytes: int, progress) -> tuple: # Codebook, codes
     parts = tqdm(keys.split(2**14), unit='parts', disable=not progress)
     return codebook, torch.cat([codebook.encode(unit(some.float() - minus)) for some in parts])
 
+# %% ../nbs/22_compact_index.ipynb #c033b
+def _check_size(index: KeyIndex, n_bytes: int):
+    "A `UserError` if a codebook cannot be learned."
+    _, n_keys, width = index.keys.shape
+    if n_keys < 256: raise UserError(f'a compact index needs 256 strings, and there are {n_keys}')
+    if n_bytes < 1 or width % n_bytes: raise UserError(f'{n_bytes} bytes do not divide a width of {width}')
+
 @plain_state()
 def compact_index(index: KeyIndex, n_bytes=None, progress=True) -> CompactIndex:
     "The compact index of an index, kept in the user's cache."
     n_bytes = n_bytes or by_scale(_N_BYTES, _N_BYTES//4)
     rule = _one_vote(nearest_approximation(index.model))
     [v] = rule.votes
-    file = cache_dir()/'compact'/f'{index.path.name}-block{v.block}-{n_bytes}.kept'
+    _check_size(index, n_bytes)
+    space = f'block{v.block}' + '-centred'*v.centred
+    file = cache_dir()/'compact'/f'{index.path.name}-{space}-{n_bytes}.kept'
     found = kept_tensors(file)
     if not found:
         keys = index.keys[v.block]

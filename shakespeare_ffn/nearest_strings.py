@@ -326,8 +326,10 @@ class Vote:
 
     def __post_init__(self):
         numbers = self.block, self.beta, self.power, self.share
-        if not all(isinstance(x, (int, float)) and math.isfinite(x) and x >= 0 for x in numbers):
-            raise UserError(f'block, beta, power and share of a vote are numbers from 0 up; got {numbers}')
+        good = all(isinstance(x, (int, float)) and math.isfinite(x) and x >= 0 for x in numbers)
+        if not (good and isinstance(self.block, int)):
+            raise UserError('beta, power and share of a vote are numbers from 0 up, its block a whole one; '
+                            f'got {numbers}')
 
     def __str__(self): return f'block {self.block}' + self.centred*', centred'
 

@@ -1,6 +1,7 @@
 "The page to play with computes what the package computes, and anybody can use it."
 import json, shutil, signal, socket, subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -8,12 +9,13 @@ from urllib.request import Request, urlopen
 import pytest, torch
 from hypothesis import given, strategies as st
 from served import served
+from shakespeare_ffn import compact as compact_module
 from shakespeare_ffn.compact import compact_index
-from shakespeare_ffn.core import WEIGHTS
+from shakespeare_ffn.core import WEIGHTS, UserError
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explore import _N_LISTED, PageData, main, _varints
+from shakespeare_ffn.explore import _N_LISTED, Application, PageData, main, _varints
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
@@ -557,3 +559,40 @@ def test_ask_in_the_page(server, browser, site):
     page.wait_for_function('document.querySelector("#typing-message").textContent.includes("Ç")')
     assert not any(url.endswith('.safetensors') for url in requests)
     page.context.close()
+
+def test_another_rule_has_another_compact_index(site, monkeypatch):
+    "in a vote of centred vectors, say, once tuning has chosen it"
+    def of(rule):
+        monkeypatch.setattr(compact_module, 'nearest_approximation', lambda model: rule)
+        return compact_index(site[1].index, progress=False)
+    rule = site[1].data.rule
+    plain, centred = of(rule), of(replace(rule, votes=(Vote(4, True, 20.),)))
+    assert not torch.equal(plain.codes, centred.codes)
+    asked = centred.keys.float() - centred.minus
+    told = centred.codebook.decode(centred.codes[:500])
+    assert torch.cosine_similarity(told, asked[:500]).mean() > .8
+
+def test_what_no_compact_index_is_made_of(site):
+    with pytest.raises(UserError, match='7 bytes do not divide'): compact_index(site[1].index, 7)
+    few = corpus_index(site[1].corpus, site[1].model, 1, quiet=True)
+    with pytest.raises(UserError, match='needs 256 strings, and there are 65'): compact_index(few)
+
+def asked_of(site, names, **environ):
+    "What an application that is known by some names answers."
+    said, app = [], Application(site[1].data, names)
+    environ = dict(PATH_INFO='/', REQUEST_METHOD='GET', QUERY_STRING='') | environ
+    content = b''.join(app(environ, lambda status, headers: said.append(status)))
+    return said[0][:3], content.decode(errors='replace')
+
+@pytest.mark.parametrize('host, status', [
+    ('[::1]', '200'), ('[::1]:8765', '200'), ('LOCALHOST:8765', '200'), ('my.machine', '200'),
+    ('my.machine:', '200'), ('localhost:evil', '403'), ('', '403'), ('::1', '403')])
+def test_names_of_the_host(site, host, status):
+    assert asked_of(site, {'localhost', '[::1]', 'My.Machine'}, HTTP_HOST=host)[0] == status
+
+def test_a_host_is_told_in_signs(site):
+    assert asked_of(site, {'localhost'}, HTTP_HOST='x\x1b[31m') == ('403', 'this is not x␛[31m')
+
+def test_a_prompt_in_another_encoding(site):
+    asks = dict(HTTP_HOST='localhost', PATH_INFO='/data/ask.bin', QUERY_STRING='prompt=%ff')
+    assert asked_of(site, {'localhost'}, **asks) == ('400', 'the prompt is not UTF-8')

@@ -105,13 +105,13 @@ class Given:
 
 def by_page(g) -> list:
     data, some = PageData(g.corpus, g.index), [tuple(t) for t in g.tokens[:3].tolist()]
-    return [*data.tell(some), *data.says(some), json.dumps(data.contents([]))]
+    return [*data.tell(some), *data.says([(10, *t) for t in some]), json.dumps(data.contents([]))]
 
 def by_compact_index(g) -> list:
     compact = compact_index(g.index, progress=False)
     found = compact.nearest(g.queries, g.own)
-    return [*compact.codebook, compact.codes, compact.codebook.decode(compact.codes[:9]), compact.minus, *found,
-            *compact.files().values(), *measure(compact, 20)]
+    return [*compact.codebook, compact.codes, compact.codebook.decode(compact.codes[:9]), compact.minus,
+            *found, *compact.files().values(), *measure(compact, 20)]
 
 def by_neighbours(g) -> list:
     tuned = calibrate_nearest(g.corpus, g.model, g.index, n=30, k=50, betas=BETAS[::6], progress=False)
@@ -134,7 +134,8 @@ def by_rivals(g) -> list:
     return [counts, continuation_counts(g.corpus, g.ids, counts), outputs, logit_lens(g.model, outputs)]
 
 def by_scores(g) -> list:
-    return [*examine(g.corpus, g.index, dict(nearest=g.rule), 20).values(), *mean_lengths(g.index, 20).values()]
+    found = examine(g.corpus, g.index, dict(nearest=g.rule), 20)
+    return [*found.values(), *mean_lengths(g.index, 20).values()]
 
 def by_last_position(g) -> list:
     last = LastPosition(g.model, g.prompts)

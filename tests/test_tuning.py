@@ -2,6 +2,7 @@
 import math, pytest, torch
 from hypothesis import given, settings, strategies as st
 from shakespeare_ffn.class_and_sample import sample_votes, vote_of_distributions
+from shakespeare_ffn.core import UserError
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _said, _side_by_side
 from shakespeare_ffn.nearest_strings import tuned_vote, vote
@@ -112,3 +113,7 @@ def test_a_beta_counts_to_its_last_digit(beta):
     [[[sampled, _]]] = sample_votes([found], torch.tensor([[1., 0.]]), n_next, [beta]).tolist()
     [[meant, _]] = vote_of_distributions(found, torch.tensor([[1., 0.]]*2).double(), n_next, beta).tolist()
     assert sampled == pytest.approx(expected, rel=1e-15) and meant == pytest.approx(expected, rel=1e-15)
+
+@pytest.mark.parametrize('block', [1.5, 1., -1, float('nan'), '1'])
+def test_a_block_is_a_whole_number(block):
+    with pytest.raises(UserError, match='its block a whole one'): Vote(block, False)
