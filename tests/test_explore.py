@@ -596,3 +596,22 @@ def test_a_host_is_told_in_signs(site):
 def test_a_prompt_in_another_encoding(site):
     asks = dict(HTTP_HOST='localhost', PATH_INFO='/data/ask.bin', QUERY_STRING='prompt=%ff')
     assert asked_of(site, {'localhost'}, **asks) == ('400', 'the prompt is not UTF-8')
+
+LINE = """
+const [folder, asks] = process.argv.slice(2), { line } = await import(`${folder}/show.js`)
+console.log(JSON.stringify(JSON.parse(asks).map(([text, begin, end]) => line(text, begin, end))))
+"""
+
+def test_the_line_of_a_string_is_told_in_signs(site, in_javascript, tmp_path):
+    "and in a text of a single line, no more than surrounds it"
+    odd = 'before\nx\u202e<b>\x1b$\\\ufeff\ty\nbehind'
+    asks = [(odd, 9, 10), (odd, 5, 9), (odd, 0, 1), ('\nab', 0, 2), (9000*'ab', 5000, 5010), ('', 0, 0)]
+    script = tmp_path/'ask.mjs'
+    script.write_text(LINE, encoding='utf-8')
+    done = subprocess.run([NODE, script, site[0], json.dumps(asks)], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    signs = 'x⟨U+202E⟩<b>␛$\\⟨U+FEFF⟩⇥y'
+    *found, one_line, nothing = json.loads(done.stdout)
+    assert found == [signs, f'before\n{signs}', 'before', '\nab']
+    assert one_line == f'…{505*"ab"}…' and nothing == ''
