@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from served import served
 from shakespeare_ffn import compact as compact_module
 from shakespeare_ffn.compact import compact_index
-from shakespeare_ffn.core import WEIGHTS, UserError
+from shakespeare_ffn.core import WEIGHTS, UserError, _remedy
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
@@ -72,6 +72,17 @@ def test_nothing_is_written_if_it_is_too_much(tool, monkeypatch, tmp_path):
     monkeypatch.setitem(tool.MOST, 'prompts', 1e5)
     with pytest.raises(tool.UserError, match='MB, and 0.1 are the most'): tool.play([])
     assert not (tmp_path/'play').exists()
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, 'SITE', tmp_path/'play')
+    monkeypatch.setattr(tool, 'any_prompt', lambda data: (None, {}))
+    (tmp_path/'play'/'data').mkdir(parents=True)
+    (tmp_path/'play'/'data'/'0.bin').write_bytes(b'old')
+    (tmp_path/'page').mkdir()
+    (tmp_path/'page'/'gone.js').symlink_to(tmp_path/'nowhere')
+    monkeypatch.setattr(tool, 'PAGE', tmp_path/'page')
+    with pytest.raises(OSError) as e: tool.play([])
+    assert _remedy(e.value) and (tmp_path/'play'/'data'/'0.bin').read_bytes() == b'old'
 
 @given(numbers=st.lists(st.integers(0, 2**40)))
 def test_numbers_of_variable_length(numbers):
