@@ -10,11 +10,14 @@ from typing import NamedTuple
 
 import torch
 
+from .core import float64
 from .corpus_keys import KeyIndex
 from .cosine_sims import SparseCounts
+from .model import plain_state
 from .nearest_strings import Nearest
 
 # %% ../nbs/18_class_and_sample.ipynb #c006
+@plain_state()
 @torch.no_grad()
 def key_distributions(outputs: KeyIndex, # of the activation 'output'
                      ) -> torch.Tensor:  # (n_keys, vocab_size) float32
@@ -31,6 +34,7 @@ def draw(probs: torch.Tensor,   # (n, vocab_size)
     at = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64)*cumulative[:, -1:]
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp_max(probs.shape[1]-1)
 
+@plain_state()
 def rewritten(values: SparseCounts, # (n_keys, vocab_size)
               probs: torch.Tensor,  # (n_keys, vocab_size) what the model says after each
               seed=0) -> SparseCounts:
@@ -44,6 +48,7 @@ def rewritten(values: SparseCounts, # (n_keys, vocab_size)
     return SparseCounts(begin, pairs % values.width, n, values.width)
 
 # %% ../nbs/18_class_and_sample.ipynb #c016
+@plain_state()
 def vote_of_distributions(found: Nearest,
                           probs: torch.Tensor,  # (n_keys, vocab_size)
                           n_next: torch.Tensor, # (n_keys,) how many characters follow each
@@ -51,8 +56,8 @@ def vote_of_distributions(found: Nearest,
     "What the model says after each query's nearest keys, weighed as in `vote`."
     sums = []
     for rows, cosines in zip(found.rows.split(200), found.cosines.split(200)):
-        weights = (beta*(cosines - cosines[:, :1])).exp()*n_next[rows]
-        sums.append(torch.einsum('qk,qkc->qc', weights, probs[rows]))
+        weights = (beta*(cosines - cosines[:, :1]).double()).exp()*n_next[rows]
+        sums.append(torch.einsum('qk,qkc->qc', weights.to(probs), probs[rows]))
     return torch.cat(sums)
 
 # %% ../nbs/18_class_and_sample.ipynb #s016
@@ -66,12 +71,13 @@ def _sample_votes(rows, cosines, p, n_next, betas, generator) -> torch.Tensor: #
     weights = (betas[:, None]*(cosines - cosines[:, :1]).double()).exp()
     return torch.einsum('vk,vkc->vc', weights, counts[place])
 
+@plain_state()
 def sample_votes(found: list,          # of Nearest, one for each vote
                  probs: torch.Tensor,  # (n_queries, vocab_size) what the model says after each query
                  n_next: torch.Tensor, # (n_keys,) how many characters follow each
                  betas: list, seed=0) -> torch.Tensor: # (n_votes, n_queries, vocab_size) float64
     "What would follow the nearest keys, weighed, were they followed as the model says of the query."
-    generator, betas = torch.Generator().manual_seed(seed), torch.tensor(betas).double()
+    generator, betas = torch.Generator().manual_seed(seed), float64(betas)
     rows, cosines = (torch.stack(x, 1) for x in zip(*found)) # (n_queries, n_votes, k)
     each = zip(rows, cosines, probs)
     return torch.stack([_sample_votes(*q, n_next, betas, generator) for q in each], 1)

@@ -15,11 +15,11 @@ from fastcore.basics import patch
 from safetensors.torch import save
 from tqdm.std import tqdm
 
-from .core import by_scale, cache_dir, keep_tensors, kept_tensors
+from .core import UserError, by_scale, cache_dir, keep_tensors, kept_tensors
 from .corpus_keys import KeyIndex
 from .cosine_sims import cosine, unit
 from .data import prompt_ids
-from .model import next_char_probs
+from .model import next_char_probs, plain_state
 from .nearest_strings import Nearest, NearestApproximation, mean_key, nearest_approximation
 from .nearest_strings import prompt_neighbours, vote
 from .text_analysis import hellinger
@@ -70,12 +70,14 @@ class Codebook(NamedTuple):
         turned = (vectors - self.centre) @ self.basis
         return turned.unflatten(1, (len(self.centroids), -1)).transpose(0, 1).contiguous()
 
+    @plain_state()
     def encode(self, vectors): # (n, n_embed) → (n, n_bytes) uint8
         return _nearest_centroids(self.groups(vectors), self.centroids).T.to(torch.uint8)
 
     def told(self, codes): # (n, n_bytes) → (n, n_embed), in the directions of the basis
         return self.centroids[torch.arange(len(self.centroids)), codes.long()].flatten(1)
 
+    @plain_state()
     def decode(self, codes): # (n, n_bytes) → (n, n_embed), nearly the vectors
         return self.told(codes) @ self.basis.T + self.centre
 
@@ -107,7 +109,8 @@ class CompactIndex:
         self.index, self.rule, self.codebook, self.codes, self.again = index, rule, codebook, codes, again
         [self.vote] = rule.votes
         self.keys = index.keys[self.vote.block]
-        self.minus = mean_key(self.keys) if self.vote.centred else torch.zeros(self.keys.shape[1])
+        nothing = torch.zeros(self.keys.shape[1], dtype=torch.float32)
+        self.minus = mean_key(self.keys) if self.vote.centred else nothing
 
     def __repr__(self):
         n_keys, n_bytes = self.codes.shape
@@ -121,12 +124,22 @@ def _encoded(keys, minus, n_bytes: int, progress) -> tuple: # Codebook, codes
     parts = tqdm(keys.split(2**14), unit='parts', disable=not progress)
     return codebook, torch.cat([codebook.encode(unit(some.float() - minus)) for some in parts])
 
+# %% ../nbs/22_compact_index.ipynb #c033b
+def _check_size(index: KeyIndex, n_bytes: int):
+    "A `UserError` if a codebook cannot be learned."
+    _, n_keys, width = index.keys.shape
+    if n_keys < 256: raise UserError(f'a compact index needs 256 strings, and there are {n_keys}')
+    if n_bytes < 1 or width % n_bytes: raise UserError(f'{n_bytes} bytes do not divide a width of {width}')
+
+@plain_state()
 def compact_index(index: KeyIndex, n_bytes=None, progress=True) -> CompactIndex:
     "The compact index of an index, kept in the user's cache."
     n_bytes = n_bytes or by_scale(_N_BYTES, _N_BYTES//4)
     rule = _one_vote(nearest_approximation(index.model))
     [v] = rule.votes
-    file = cache_dir()/'compact'/f'{index.path.name}-block{v.block}-{n_bytes}.kept'
+    _check_size(index, n_bytes)
+    space = f'block{v.block}' + '-centred'*v.centred
+    file = cache_dir()/'compact'/f'{index.path.name}-{space}-{n_bytes}.kept'
     found = kept_tensors(file)
     if not found:
         keys = index.keys[v.block]
@@ -137,6 +150,7 @@ def compact_index(index: KeyIndex, n_bytes=None, progress=True) -> CompactIndex:
 
 # %% ../nbs/22_compact_index.ipynb #c036
 @patch
+@plain_state()
 def approximate(self: CompactIndex,
                 queries: torch.Tensor, # (n_layer, n, n_embed)
                 own: torch.Tensor,     # (n,) rows to leave out, or -1
@@ -158,6 +172,7 @@ def approximate(self: CompactIndex,
 
 # %% ../nbs/22_compact_index.ipynb #c039
 @patch
+@plain_state()
 def nearest(self: CompactIndex, queries, own, # as in `approximate`
            ) -> Nearest: # of the rule's k; the cosines are exact where keys were looked at
     "The nearest strings, nearly, the best of them ranked again by their keys."
@@ -177,6 +192,7 @@ class Measured(NamedTuple):
     distance: float       # of its prediction from the model's
     exact_distance: float # of the exact one from the model's
 
+@plain_state()
 def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1,000, at smoke scale 100
     "How near the compact index comes to the exact one, over the article's first prompts."
     n, index, rule, v = n or by_scale(1000, 100), compact.index, compact.rule, compact.vote
@@ -197,6 +213,7 @@ def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1
 _LARGEST = 28_000_000 # bytes of a file
 
 @patch
+@plain_state()
 def files(self: CompactIndex) -> dict: # name → content
     "The files of the index, strings in the order in which the text has them."
     order = self.index.ids.argsort()

@@ -283,5 +283,5 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
                n=None,              # how many; default: 20,000 at full scale, 200 at smoke
               ) -> np.ndarray:      # (n,) numbers of strings
     "The article's prompts: the first `n` of a seeded random permutation of the strings."
-    shuffled = torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337))
+    shuffled = torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337), device='cpu')
     return shuffled[:n or by_scale(20_000, 200)].numpy()

@@ -6,7 +6,7 @@
 __all__ = ['PAGE', 'PageData', 'Application', 'application', 'main']
 
 # %% ../nbs/21_explore.ipynb #c003
-import gzip, json, queue, threading
+import gzip, json, queue, re, threading
 from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
@@ -22,12 +22,12 @@ from fastcore.basics import patch
 from waitress import create_server
 
 from .core import Parser, UserError, accelerator, command, device, float64, reference
-from .core import show_char, true_float32
+from .core import show_char, show_text, true_float32
 from .corpus_keys import KeyIndex, corpus_index, say
 from .cosine_sims import TILE, Batch, matches, norms, unit
 from .data import SHA256, Corpus, prompt_ids
 from .explain import add_model, opened
-from .model import check_prompt, next_char_probs
+from .model import check_prompt, next_char_probs, plain_state
 from .nearest_strings import mean_key, nearest_approximation, nearest_by
 from .similar_space import article_approximation, tuned_approximation, unigram_distribution
 
@@ -62,8 +62,9 @@ class _Space:
     def cosines(self, queries: torch.Tensor) -> torch.Tensor: # (n, n_embed) → (n, n_keys) float32
         "Of some queries with all keys, each at most `error_bound` off."
         on = accelerator()
-        units, found = unit(queries.float() - self.minus).to(on), torch.empty(len(queries), len(self.keys))
-        room = torch.empty(TILE, self.keys.shape[1], device=on) # is used again and again
+        units = unit(queries.float() - self.minus).to(on)
+        found = torch.empty(len(queries), len(self.keys), dtype=torch.float32)
+        room = torch.empty(TILE, self.keys.shape[1], dtype=torch.float32, device=on) # is used again and again
         for some, out in zip(self.keys.split(TILE), found.split(TILE, 1)):
             rows = room[:len(some)].copy_(some)
             if self.centred: rows -= self.minus.to(on)
@@ -77,6 +78,7 @@ _PARTS = 2**30   # of a probability
 
 class PageData:
     "Tells a page of prompts as long as an index' strings."
+    @plain_state()
     def __init__(self, corpus: Corpus, index: KeyIndex):
         self.corpus, self.index, self.model = corpus, index, index.model
         self.n_layer, self.length = len(index.keys), index.strings.length
@@ -164,6 +166,7 @@ def told_probs(self: PageData, tokens) -> list: # (n, length) → a list of numb
     return (probs.cpu().double()*_PARTS).round().long().tolist()
 
 @patch
+@plain_state()
 def tell(self: PageData, prompts: list) -> list: # of the tokens of each → bytes, compressed
     "All that the page is told of each prompt."
     if len(prompts) > _AT_ONCE: return self.tell(prompts[:_AT_ONCE]) + self.tell(prompts[_AT_ONCE:])
@@ -176,17 +179,19 @@ def tell(self: PageData, prompts: list) -> list: # of the tokens of each → byt
 
 # %% ../nbs/21_explore.ipynb #c022s
 @patch
-def says(self: PageData, prompts: list) -> list: # of the tokens of each → bytes, compressed
+@plain_state()
+def says(self: PageData, prompts: list) -> list: # as `Application.typed` → bytes, compressed
     "How many tokens each prompt has, and what the model says after the last of them, as many as it can see."
-    def of(tokens):
-        [numbers] = self.told_probs(np.array([tokens[-self.model.context:]]))
-        return gzip.compress(_varints([len(tokens), *numbers]), mtime=0)
-    return [of(tokens) for tokens in prompts]
+    def of(n, *tokens):
+        [numbers] = self.told_probs(np.array([tokens]))
+        return gzip.compress(_varints([n, *numbers]), mtime=0)
+    return [of(*prompt) for prompt in prompts]
 
 # %% ../nbs/21_explore.ipynb #c031
 def _values(rule) -> dict: return dict(thresholds=rule.thresholds, weights=rule.weights)
 
 @patch
+@plain_state()
 def contents(self: PageData,
              prompts: list, # of dictionaries: text, number, and distance by the nearest strings or None
              **more) -> dict:
@@ -288,14 +293,16 @@ class Application:
     def __init__(self, data: PageData,
                  names: set, # of the host, as a browser says them
                  about=None): # as in `_page_files`
-        self.data, self.names, self.files = data, names, _page_files(data, about)
+        self.data, self.files = data, _page_files(data, about)
+        self.names = {name.lower() for name in names} # no matter how they are written
         self.desks = {'/data/ask.bin': (_Desk(data.tell), data.tokens),
                       '/data/says.bin': (_Desk(data.says), self.typed)}
 
-    def typed(self, text: str) -> tuple: # of ids
-        "The tokens of a text of any length."
-        if text: return tuple(self.data.model.tokenizer.encode(text).tolist())
-        raise UserError('the text is empty; give at least one character')
+    def typed(self, text: str) -> tuple: # of numbers
+        "How many tokens a text has, and the last of them, as many as the model sees."
+        tokens = self.data.model.tokenizer.encode(text).tolist()
+        if tokens: return len(tokens), *tokens[-self.data.model.context:]
+        raise UserError('the text has no tokens; give at least one character')
 
     def __call__(self, environ, start_response):
         status, kind, content = self.answer(environ)
@@ -319,7 +326,8 @@ def _text(status: str, message: str) -> _Response:
 def answer(self: Application, environ) -> _Response:
     "What is sent for a request."
     host, path = environ.get('HTTP_HOST', ''), environ.get('PATH_INFO', '')
-    if host.rsplit(':', 1)[0] not in self.names: return _text('403 Forbidden', f'this is not {host}')
+    name = re.sub(r':\d*$', '', host.lower()) # without the port, which a browser leaves out if it is 80
+    if name not in self.names: return _text('403 Forbidden', f'this is not {show_text(host)}')
     if environ['REQUEST_METHOD'] not in ('GET', 'HEAD'): return _text('405 Method Not Allowed', 'only GET')
     if path in self.desks: return self.asked(*self.desks[path], environ.get('QUERY_STRING', ''))
     if path not in self.files: return _text('404 Not Found', 'there is no such page')
@@ -332,6 +340,7 @@ def asked(self: Application, desk: _Desk, tokens, query: str) -> _Response:
     try:
         prompt = parse_qs(query, keep_blank_values=True, errors='strict').get('prompt', [''])[0]
         return _Response('200 OK', 'application/octet-stream', desk.ask(tokens(prompt)).result())
+    except UnicodeDecodeError: return _text('400 Bad Request', 'the prompt is not UTF-8')
     except (UserError, ValueError) as e: return _text('400 Bad Request', str(e))
     except _Busy: return _text('503 Service Unavailable', 'too many prompts wait; try again in a minute')
 

@@ -25,7 +25,7 @@ from .cosine_sims import Pairs, Similar, SparseCounts, batches, best_device, cos
 from .cosine_sims import error_bound, exceeding, find_true, list_pairs, pair_cosines, pairs
 from .cosine_sims import unit, waiting_group, watched
 from .data import Corpus, prompt_ids
-from .model import next_char_probs
+from .model import next_char_probs, plain_state
 from .other_models import Decoder
 from .shards import ShardedIndex
 from .similar_space import Evidence, Parts, Prediction, approximation_file, fit_weights
@@ -241,6 +241,7 @@ def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in
     return Nearest(rows.gather(1, order[:, :k]), cosines[:, :k].float())
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025
+@plain_state()
 @torch.no_grad()
 def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, at most `error_bound` off
                query: torch.Tensor, # (n_embed,)
@@ -258,8 +259,8 @@ def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, a
     return Similar(rows[best], exact[best])
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025n
+@plain_state()
 @torch.no_grad()
-@torch.autocast('cpu', enabled=False)
 def nearest_to(query: torch.Tensor, # (n_embed,)
                keys: torch.Tensor,  # (n_keys, n_embed)
                k: int,              # how many; all, if there are fewer keys
@@ -299,6 +300,7 @@ def sums(self: _Heard, beta: float) -> torch.Tensor: # (m,) float64
     weights = (beta*(self.cosines - self.cosines[:, :1])).exp().flatten()
     return weights.new_zeros(len(self.query)).index_add_(0, self.at, self.count*weights[self.string])
 
+@plain_state()
 def vote(found: Nearest,
          values: SparseCounts, # (n_keys, vocab_size)
          beta: float,          # how fast the weight grows with the cosine
@@ -326,12 +328,15 @@ class Vote:
 
     def __post_init__(self):
         numbers = self.block, self.beta, self.power, self.share
-        if not all(isinstance(x, (int, float)) and math.isfinite(x) and x >= 0 for x in numbers):
-            raise UserError(f'block, beta, power and share of a vote are numbers from 0 up; got {numbers}')
+        good = all(isinstance(x, (int, float)) and math.isfinite(x) and x >= 0 for x in numbers)
+        if not (good and isinstance(self.block, int)):
+            raise UserError('beta, power and share of a vote are numbers from 0 up, its block a whole one; '
+                            f'got {numbers}')
 
     def __str__(self): return f'block {self.block}' + self.centred*', centred'
 
 # %% ../nbs/07c_nearest_strings.ipynb #v003
+@plain_state()
 def mean_key(keys: torch.Tensor, # (n_keys, n_embed), one block
             ) -> torch.Tensor:   # (n_embed,) float32
     "What all keys of a block have in common."
@@ -339,6 +344,7 @@ def mean_key(keys: torch.Tensor, # (n_keys, n_embed), one block
     return sums.sum(0)/len(keys)
 
 @patch
+@plain_state()
 def nearest(self: Vote,
             queries: torch.Tensor, # (n_layer, n_queries, n_embed)
             keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
@@ -376,6 +382,7 @@ class NearestApproximation:
 
 # %% ../nbs/07c_nearest_strings.ipynb #v007
 @patch
+@plain_state()
 def sums(self: NearestApproximation,
          queries, keys, # as in Vote.nearest
          values: SparseCounts, exclude=None, progress=False,
@@ -392,6 +399,7 @@ def sums(self: NearestApproximation,
 
 # %% ../nbs/07c_nearest_strings.ipynb #v007b
 @patch
+@plain_state()
 def parts(self: NearestApproximation,
           sums: torch.Tensor, # (n_votes, n_queries, vocab_size)
          ) -> Parts:
@@ -401,6 +409,7 @@ def parts(self: NearestApproximation,
     return Parts(says, normalise(share.T).T)
 
 @patch
+@plain_state()
 def __call__(self: NearestApproximation,
              sums, unigram, # (n_votes, n_queries, vocab_size), (vocab_size,)
             ) -> Prediction:
@@ -417,6 +426,7 @@ def _evidence(self: Vote, found: Similar) -> Evidence:
     return Evidence(self.block, rule, *found, (self.beta*(found.cosines - found.cosines[:1])).exp())
 
 @patch
+@plain_state()
 def evidence(self: NearestApproximation,
              query: torch.Tensor, # (n_layer, n_embed)
              keys: torch.Tensor,  # (n_layer, n_keys, n_embed)
@@ -431,6 +441,7 @@ def evidence(self: NearestApproximation,
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011b
 @patch
+@plain_state()
 def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, exclude,
                progress=False) -> Nearest: # as `nearest`
     "`nearest` of an index in one file or in shards."
@@ -449,6 +460,7 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011e
 @patch
+@plain_state()
 def evidence_in(self: NearestApproximation, index: KeyIndex | ShardedIndex, query, exclude=-1, device='cpu'):
     "`evidence` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.evidence(query, index.keys, exclude, device)
@@ -608,6 +620,7 @@ def _nearest_file(model: Decoder) -> Path:
     return file.with_name(f'{file.stem}-nearest.kept')
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025b
+@plain_state()
 def calibrate_nearest(corpus: Corpus,
                       model: Decoder,
                       index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
@@ -646,6 +659,7 @@ def _neighbours_file(index: KeyIndex, v: Vote, n_prompts: int, k: int) -> Path:
     space = f'block{v.block}' + '-centred'*v.centred
     return cache_dir()/'neighbours'/f'{index.path.name}-{n_prompts}'/f'{space}-{k}.kept'
 
+@plain_state()
 def prompt_neighbours(index: KeyIndex,
                       v: Vote,         # whose block and kind of vectors
                       k=None,          # how many; default: 1,000, at smoke scale 100

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file
+from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file, show_text
 from .data import CharTokenizer, Corpus, Tokenized, load_corpus, place_in
 from .hooks import Place
 from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
@@ -149,7 +149,7 @@ class FileTokenizer:
             raise UserError(f'{path} has {n:,} tokens and the model {vocab_size:,}; they do not fit')
         # some models have a few tokens more, to come to a round number
         if n < .9*(vocab_size or n):
-            print(f'{path} has only {n:,} tokens for the {vocab_size:,} of the model; '
+            print(f'{show_text(str(path))} has only {n:,} tokens for the {vocab_size:,} of the model; '
                   'is it the one that made its text?', file=sys.stderr)
         signs = [self.inner.id_to_token(i) or f'unused {i}' for i in range(vocab_size or n)]
         parts = json.loads(self.inner.to_str())
@@ -234,8 +234,8 @@ def _chars_of(text, path: Path, vocab_size: int, asked: list) -> CharTokenizer:
                         f'there, and the text has {len(tokenizer):,} characters for {vocab_size:,} tokens; '
                         'put its meta.pkl beside it, or the tokenizer.json of its text '
                         '(that of GPT-2, if that made its tokens)')
-    print(f'{path} has no meta.pkl; its tokens are taken to be the characters of the text, in order',
-          file=sys.stderr)
+    print(f'{show_text(str(path))} has no meta.pkl; its tokens are taken to be the characters of the text, '
+          'in order', file=sys.stderr)
     return tokenizer
 
 def _nanogpt_tokenizer(path: Path, dataset: str, vocab_size: int,

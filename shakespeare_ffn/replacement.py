@@ -69,5 +69,5 @@ def __call__(self: LastPosition,
     x = self.before[first]
     for b, block in [*enumerate(self.model.blocks)][first:]:
         if b > first: x = x + _attend(block.sa, block.ln1(x), *self.earlier[b])
-        x = x + (replacements[b] if b in replacements else block.ffwd(block.ln2(x)))
+        x = x + (replacements[b].to(x) if b in replacements else block.ffwd(block.ln2(x)))
     return self.model.head(x).softmax(-1)

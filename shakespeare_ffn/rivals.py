@@ -13,10 +13,11 @@ import torch
 from .corpus_keys import plain_keys
 from .cosine_sims import SparseCounts
 from .data import Corpus
-from .model import Transformer
+from .model import Transformer, plain_state
 from .text_analysis import next_counts, normalise
 
 # %% ../nbs/15_rivals.ipynb #c011
+@plain_state()
 def suffix_counts(corpus: Corpus,
                   ids,                # (n,) numbers of strings
                   length=10,          # of these strings
@@ -74,6 +75,7 @@ def _extensions(corpus: Corpus,
     return SparseCounts(*map(torch.from_numpy, (begin, pairs % n_vocab, n)), n_vocab)
 
 # %% ../nbs/15_rivals.ipynb #c034
+@plain_state()
 def continuation_counts(corpus: Corpus,
                         ids,                  # (n,) numbers of strings
                         counts: torch.Tensor, # (length+1, n, vocab_size) of `suffix_counts`
@@ -134,6 +136,7 @@ def witten_bell(counts: torch.Tensor, # (n_orders, n, vocab_size), from order 0 
     return p
 
 # %% ../nbs/15_rivals.ipynb #c061
+@plain_state()
 @torch.no_grad()
 def block_outputs(model: Transformer,
                   tokens,              # (n, length) token ids, array or tensor
@@ -143,6 +146,7 @@ def block_outputs(model: Transformer,
     batches = torch.as_tensor(tokens).to(model.device).split(batch_size)
     return torch.cat([plain_keys(model, some, 'output').cpu() for some in batches], dim=1)
 
+@plain_state()
 @torch.no_grad()
 def logit_lens(model: Transformer,
                x: torch.Tensor,  # (…, n_embed) from the residual stream

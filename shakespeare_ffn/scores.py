@@ -20,7 +20,7 @@ from .corpus_keys import KeyIndex
 from .cosine_sims import threshold_attention
 from .data import Corpus, prompt_ids
 from .embedding_adjustments import block_vectors
-from .model import next_char_probs
+from .model import next_char_probs, plain_state
 from .nearest_strings import Nearest, NearestApproximation
 from .similar_space import unigram_distribution
 from .text_analysis import hellinger
@@ -33,6 +33,7 @@ def _sums(rule, queries, index: KeyIndex, values, own) -> tuple: # as the rule w
     return counts, {'matches': n_matches.int()}
 
 # %% ../nbs/17_what_it_depends_on.ipynb #c031c
+@plain_state()
 def examine(corpus: Corpus,
             index: KeyIndex,     # of the model and the length in question
             rules: dict,         # name → approximation
@@ -63,6 +64,7 @@ def overlap(found: Nearest, other: Nearest) -> torch.Tensor: # (n_queries,) floa
     at = torch.searchsorted(theirs, found.rows).clamp(max=k-1)
     return (theirs.gather(1, at) == found.rows).float().mean(1)
 
+@plain_state()
 def mean_lengths(index: KeyIndex, n_prompts=2000) -> dict: # part → (n_layer,) float32
     "How long the vectors are that a block is given, adds and passes on, in the mean over prompts."
     tokens = index.strings.tokens(prompt_ids(index.strings, n_prompts))

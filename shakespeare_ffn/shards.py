@@ -460,6 +460,7 @@ def open_index(corpus: Corpus, model: Decoder, length=10, quiet=False, watch=Non
 
 # %% ../nbs/06a_shards.ipynb #s053
 @patch
+@plain_state()
 def rows_of(self: ShardedIndex, tokens: np.ndarray) -> np.ndarray: # (n, length) → (n,)
     "The rows of strings, -1 for those that the text does not contain."
     rows = torch.zeros(len(tokens), dtype=torch.long)
@@ -470,10 +471,11 @@ def rows_of(self: ShardedIndex, tokens: np.ndarray) -> np.ndarray: # (n, length)
 
 # %% ../nbs/06a_shards.ipynb #s053b
 @patch
+@plain_state()
 def queries(self: ShardedIndex, tokens: np.ndarray) -> torch.Tensor: # (n, length) → (n_layer, n, n_embed)
     "Keys of prompts: stored rows where there are such, computed anew where there are not."
     rows, (n_layer, _, width) = self.rows_of(tokens), self.identity['shape']
-    found = torch.zeros(n_layer, len(tokens), width)
+    found = torch.zeros(n_layer, len(tokens), width, dtype=torch.float32)
     for shard in self.shards:
         mine = np.flatnonzero((rows >= shard.begin) & (rows < shard.begin+len(shard)))
         found[:, mine] = shard.keys[:, rows[mine] - shard.begin].float()
@@ -490,6 +492,7 @@ def _in_one(counts, n_matches): # (…, width), (…) → (…, width+1)
 
 # %% ../nbs/06a_shards.ipynb #s056b
 @patch
+@plain_state()
 def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progress=False) -> Counted:
     """As `threshold_attention`, by all processes; the values are those that the shards have themselves.
 
@@ -514,17 +517,20 @@ def count(self: ShardedIndex, queries, values, thresholds, exclude=None, progres
 
 # %% ../nbs/06a_shards.ipynb #s058
 @patch
+@plain_state()
 def next_counts(self: KeyIndex) -> SparseCounts: # (n_keys, vocab_size)
     "What follows each row's string."
     return next_counts(self.strings, len(self.model.tokenizer))[self.ids]
 
 @patch
+@plain_state()
 def count(self: KeyIndex, queries, values, thresholds, exclude=None, progress=False) -> Counted:
     "`threshold_attention` over the rows."
     return threshold_attention(queries, self.keys, values, thresholds, exclude, progress)
 
 # %% ../nbs/06a_shards.ipynb #s058b
 @patch
+@plain_state()
 def next_counts(self: ShardedIndex) -> SparseCounts:
     "Counts of no string, as wide as those that each shard has of its own."
     return _no_counts(len(self.model.tokenizer))
@@ -536,6 +542,7 @@ def _told_apart(tokens: torch.Tensor, # that follow a string, ascending
     return tokens if len(tokens) < n-1 else torch.arange(n)
 
 @patch
+@plain_state()
 def counted_tokens(self: KeyIndex,
                    values: SparseCounts, # of `next_counts`
                   ) -> torch.Tensor:     # ascending
@@ -543,6 +550,7 @@ def counted_tokens(self: KeyIndex,
     if values.width > LARGE: return _told_apart(values.column.unique(), values.width)
 
 @patch
+@plain_state()
 def counted_tokens(self: ShardedIndex, values: SparseCounts) -> torch.Tensor: # as above
     "Tokens that follow a string, found in the text."
     if values.width > LARGE:
@@ -559,6 +567,7 @@ def _best(found: list, k) -> Similar: # found: of Similar, or such pairs; k: Non
 
 # %% ../nbs/06a_shards.ipynb #s061b
 @patch
+@plain_state()
 def best(self: ShardedIndex,
          search,     # a function that gives rows and cosines (n_queries, n) of a shard; it is told the
                      # shard, what to call meanwhile, and cosines (n_queries,) below which nothing counts
@@ -578,6 +587,7 @@ def best(self: ShardedIndex,
 
 # %% ../nbs/06a_shards.ipynb #s064
 @patch
+@plain_state()
 def mean_key(self: ShardedIndex, block: int) -> torch.Tensor: # (n_embed,) float32
     "What all keys of a block have in common."
     total = torch.zeros(self.identity['shape'][2], dtype=torch.float64)
@@ -595,6 +605,7 @@ class Excerpt(NamedTuple):
 
 # %% ../nbs/06a_shards.ipynb #s067b
 @patch
+@plain_state()
 def excerpt(self: ShardedIndex, rows: torch.Tensor) -> Excerpt: # rows: any, also several times
     "What all processes know of some rows."
     rows, known = rows.unique(), {}
@@ -610,6 +621,7 @@ def excerpt(self: ShardedIndex, rows: torch.Tensor) -> Excerpt: # rows: any, als
 
 # %% ../nbs/06a_shards.ipynb #s070
 @patch(as_prop=True)
+@plain_state()
 def strings(self: ShardedIndex) -> _SomeStrings:
     "All strings by first occurrence (kept after the first call)."
     if not hasattr(self, '_strings'):

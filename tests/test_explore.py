@@ -1,6 +1,7 @@
 "The page to play with computes what the package computes, and anybody can use it."
 import json, shutil, signal, socket, subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlencode
@@ -8,12 +9,13 @@ from urllib.request import Request, urlopen
 import pytest, torch
 from hypothesis import given, strategies as st
 from served import served
+from shakespeare_ffn import compact as compact_module
 from shakespeare_ffn.compact import compact_index
-from shakespeare_ffn.core import WEIGHTS
+from shakespeare_ffn.core import WEIGHTS, UserError, _remedy
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explore import _N_LISTED, PageData, main, _varints
+from shakespeare_ffn.explore import _N_LISTED, Application, PageData, main, _varints
 from shakespeare_ffn.model import load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, vote
 from shakespeare_ffn.similar_space import article_approximation, tuned_approximation, unigram_distribution
@@ -70,6 +72,17 @@ def test_nothing_is_written_if_it_is_too_much(tool, monkeypatch, tmp_path):
     monkeypatch.setitem(tool.MOST, 'prompts', 1e5)
     with pytest.raises(tool.UserError, match='MB, and 0.1 are the most'): tool.play([])
     assert not (tmp_path/'play').exists()
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(tool, monkeypatch, tmp_path):
+    monkeypatch.setattr(tool, 'SITE', tmp_path/'play')
+    monkeypatch.setattr(tool, 'any_prompt', lambda data: (None, {}))
+    (tmp_path/'play'/'data').mkdir(parents=True)
+    (tmp_path/'play'/'data'/'0.bin').write_bytes(b'old')
+    (tmp_path/'page').mkdir()
+    (tmp_path/'page'/'gone.js').symlink_to(tmp_path/'nowhere')
+    monkeypatch.setattr(tool, 'PAGE', tmp_path/'page')
+    with pytest.raises(OSError) as e: tool.play([])
+    assert _remedy(e.value) and (tmp_path/'play'/'data'/'0.bin').read_bytes() == b'old'
 
 @given(numbers=st.lists(st.integers(0, 2**40)))
 def test_numbers_of_variable_length(numbers):
@@ -557,3 +570,59 @@ def test_ask_in_the_page(server, browser, site):
     page.wait_for_function('document.querySelector("#typing-message").textContent.includes("Ç")')
     assert not any(url.endswith('.safetensors') for url in requests)
     page.context.close()
+
+def test_another_rule_has_another_compact_index(site, monkeypatch):
+    "in a vote of centred vectors, say, once tuning has chosen it"
+    def of(rule):
+        monkeypatch.setattr(compact_module, 'nearest_approximation', lambda model: rule)
+        return compact_index(site[1].index, progress=False)
+    rule = site[1].data.rule
+    plain, centred = of(rule), of(replace(rule, votes=(Vote(4, True, 20.),)))
+    assert not torch.equal(plain.codes, centred.codes)
+    asked = centred.keys.float() - centred.minus
+    told = centred.codebook.decode(centred.codes[:500])
+    assert torch.cosine_similarity(told, asked[:500]).mean() > .8
+
+def test_what_no_compact_index_is_made_of(site):
+    with pytest.raises(UserError, match='7 bytes do not divide'): compact_index(site[1].index, 7)
+    few = corpus_index(site[1].corpus, site[1].model, 1, quiet=True)
+    with pytest.raises(UserError, match='needs 256 strings, and there are 65'): compact_index(few)
+
+def asked_of(site, names, **environ):
+    "What an application that is known by some names answers."
+    said, app = [], Application(site[1].data, names)
+    environ = dict(PATH_INFO='/', REQUEST_METHOD='GET', QUERY_STRING='') | environ
+    content = b''.join(app(environ, lambda status, headers: said.append(status)))
+    return said[0][:3], content.decode(errors='replace')
+
+@pytest.mark.parametrize('host, status', [
+    ('[::1]', '200'), ('[::1]:8765', '200'), ('LOCALHOST:8765', '200'), ('my.machine', '200'),
+    ('my.machine:', '200'), ('localhost:evil', '403'), ('', '403'), ('::1', '403')])
+def test_names_of_the_host(site, host, status):
+    assert asked_of(site, {'localhost', '[::1]', 'My.Machine'}, HTTP_HOST=host)[0] == status
+
+def test_a_host_is_told_in_signs(site):
+    assert asked_of(site, {'localhost'}, HTTP_HOST='x\x1b[31m') == ('403', 'this is not x␛[31m')
+
+def test_a_prompt_in_another_encoding(site):
+    asks = dict(HTTP_HOST='localhost', PATH_INFO='/data/ask.bin', QUERY_STRING='prompt=%ff')
+    assert asked_of(site, {'localhost'}, **asks) == ('400', 'the prompt is not UTF-8')
+
+LINE = """
+const [folder, asks] = process.argv.slice(2), { line } = await import(`${folder}/show.js`)
+console.log(JSON.stringify(JSON.parse(asks).map(([text, begin, end]) => line(text, begin, end))))
+"""
+
+def test_the_line_of_a_string_is_told_in_signs(site, in_javascript, tmp_path):
+    "and in a text of a single line, no more than surrounds it"
+    odd = 'before\nx\u202e<b>\x1b$\\\ufeff\ty\nbehind'
+    asks = [(odd, 9, 10), (odd, 5, 9), (odd, 0, 1), ('\nab', 0, 2), (9000*'ab', 5000, 5010), ('', 0, 0)]
+    script = tmp_path/'ask.mjs'
+    script.write_text(LINE, encoding='utf-8')
+    done = subprocess.run([NODE, script, site[0], json.dumps(asks)], capture_output=True, text=True,
+                          encoding='utf-8')
+    assert done.returncode == 0, done.stderr
+    signs = 'x⟨U+202E⟩<b>␛$\\⟨U+FEFF⟩⇥y'
+    *found, one_line, nothing = json.loads(done.stdout)
+    assert found == [signs, f'before\n{signs}', 'before', '\nab']
+    assert one_line == f'…{505*"ab"}…' and nothing == ''

@@ -674,6 +674,13 @@ def fails(capsys, *options):
     assert err.count('\n') == 1, err
     return err
 
+def test_a_file_is_named_in_signs(tmp_path, text, corpus, capsys):
+    "when it is said that a checkpoint's tokens are the text's characters"
+    path = checkpoint(tmp_path/'x\x1b[31m\u202e.pt', nanogpt_names(our_gpt()), vocab_size=65)
+    open_model(path)
+    err = capsys.readouterr().err
+    assert 'x␛[31m⟨U+202E⟩.pt has no meta.pkl' in err and not {'\x1b', '\u202e'} & set(err)
+
 @needs_library
 @pytest.mark.parametrize('vocab_size, said', [(600, False), (6000, True)])
 def test_a_tokenizer_with_few_tokens(tokenizer_file, capsys, vocab_size, said):

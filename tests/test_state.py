@@ -6,13 +6,24 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 from torch.nn.utils import parametrize, prune
 from shakespeare_ffn import corpus_keys
+from shakespeare_ffn.class_and_sample import key_distributions, rewritten, sample_votes, vote_of_distributions
+from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.core import UserError
+from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.explain import explain
+from shakespeare_ffn.explore import PageData
 from shakespeare_ffn.hooks import capture, hooked
 from shakespeare_ffn.learned_embeddings import LearningRun, _token_losses
 from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
 from shakespeare_ffn.model import save_model, weights_hash
+from shakespeare_ffn.nearest_strings import BETAS, Nearest, calibrate_nearest, nearest_approximation
+from shakespeare_ffn.nearest_strings import nearest_to, prompt_neighbours
+from shakespeare_ffn.replacement import LastPosition
+from shakespeare_ffn.rivals import block_outputs, continuation_counts, logit_lens, suffix_counts
+from shakespeare_ffn.scores import examine, mean_lengths
+from shakespeare_ffn.shards import build_shards
+from shakespeare_ffn.similar_space import unigram_distribution
 
 @contextlib.contextmanager
 def changed(get, set, value):
@@ -77,6 +88,84 @@ def test_what_the_caller_has_set_is_neither_used_nor_changed(cache, corpus, mode
         else:
             assert torch.equal(x, expected[name]) and x.dtype == expected[name].dtype, name
             assert not x.is_inference(), name
+
+class Given:
+    "What the later chapters' functions are given, made before the caller sets anything."
+    def __init__(self, corpus, model):
+        self.corpus, self.model, self.index = corpus, model, corpus_index(corpus, model, quiet=True)
+        self.rule, self.ids = nearest_approximation(model), prompt_ids(self.index.strings, 20)
+        self.tokens, self.values = self.index.strings.tokens(self.ids), self.index.next_counts()
+        self.queries, self.own = self.index.queries(self.tokens), torch.as_tensor(self.index.row_of[self.ids])
+        self.prompts, self.unigram = torch.from_numpy(self.tokens).long(), unigram_distribution(corpus)
+        self.outputs = corpus_index(corpus, model, 2, quiet=True, part='output')
+        self.n_next = self.outputs.next_counts().sum(1)
+        self.near = Nearest(torch.arange(10).view(2, 5), torch.linspace(1, .9, 10).view(2, 5))
+        self.probs = key_distributions(self.outputs)
+        self.replaced = {3: torch.zeros(20, model.n_embed)}
+
+def by_page(g) -> list:
+    data, some = PageData(g.corpus, g.index), [tuple(t) for t in g.tokens[:3].tolist()]
+    return [*data.tell(some), *data.says([(10, *t) for t in some]), json.dumps(data.contents([]))]
+
+def by_compact_index(g) -> list:
+    compact = compact_index(g.index, progress=False)
+    found = compact.nearest(g.queries, g.own)
+    return [*compact.codebook, compact.codes, compact.codebook.decode(compact.codes[:9]), compact.minus,
+            *found, *compact.files().values(), *measure(compact, 20)]
+
+def by_neighbours(g) -> list:
+    tuned = calibrate_nearest(g.corpus, g.model, g.index, n=30, k=50, betas=BETAS[::6], progress=False)
+    return [*prompt_neighbours(g.index, g.rule.votes[0], 50, 30, progress=False), repr(tuned),
+            *nearest_to(g.queries[4, 0], g.index.keys[4], 9)]
+
+def by_rule(g) -> list:
+    sums = g.rule.sums(g.queries, g.index.keys, g.index.next_counts(), g.own)
+    evidence = g.rule.evidence_in(g.index, g.queries[:, 0])
+    return [sums, *g.rule(sums, g.unigram), *(x for e in evidence for x in e[2:])]
+
+def by_distributions(g) -> list:
+    drawn = rewritten(g.outputs.next_counts(), g.probs)
+    return [key_distributions(g.outputs), drawn.begin, drawn.column, drawn.count,
+            vote_of_distributions(g.near, g.probs, g.n_next, 20.3),
+            sample_votes([g.near], g.probs[:2], g.n_next, [20.3])]
+
+def by_rivals(g) -> list:
+    counts, outputs = suffix_counts(g.corpus, g.ids), block_outputs(g.model, g.tokens)
+    return [counts, continuation_counts(g.corpus, g.ids, counts), outputs, logit_lens(g.model, outputs)]
+
+def by_scores(g) -> list:
+    found = examine(g.corpus, g.index, dict(nearest=g.rule), 20)
+    return [*found.values(), *mean_lengths(g.index, 20).values()]
+
+def by_last_position(g) -> list:
+    last = LastPosition(g.model, g.prompts)
+    return [last(), last(g.replaced)]
+
+def by_shards(g) -> list:
+    shards = build_shards(g.corpus, g.model, 2, size=512, quiet=True)
+    queries = shards.queries(shards.strings.tokens(range(5)))
+    return [queries, shards.mean_key(3), *shards.count(queries, shards.next_counts(), [.8]*6),
+            *g.rule.votes[0].nearest_in(shards, queries, 7, [-1]*5)]
+
+BY = {f.__name__: f for f in (by_page, by_compact_index, by_neighbours, by_rule, by_distributions, by_rivals,
+                              by_scores, by_last_position, by_shards)}
+
+@pytest.fixture(scope='module')
+def given_before(corpus, model): return Given(corpus, model)
+
+@pytest.mark.parametrize('by', BY)
+def test_later_chapters_neither_use_nor_change_it(cache, new_cache, given_before, by):
+    "and keep nothing in the cache that depends on it"
+    expected = BY[by](given_before)
+    for state in STATES:
+        for folder in new_cache.glob('*/'): shutil.rmtree(folder)
+        with STATES[state]():
+            before = seen()
+            found = BY[by](given_before)
+            assert seen() == before, state
+        for i, (x, y) in enumerate(zip(found, expected, strict=True)):
+            if not isinstance(x, torch.Tensor): assert x == y, (state, i)
+            else: assert x.dtype == y.dtype and torch.equal(x, y) and not x.is_inference(), (state, i)
 
 @pytest.mark.parametrize('state', STATES)
 def test_a_transformer_is_the_same_whatever_the_caller_has_set(state):

@@ -1,6 +1,8 @@
 "Tuning does without most zeros; here what is found is held against tables that have them all."
-import pytest, torch
+import math, pytest, torch
 from hypothesis import given, settings, strategies as st
+from shakespeare_ffn.class_and_sample import sample_votes, vote_of_distributions
+from shakespeare_ffn.core import UserError
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _side_by_side, _sparse_probs
 from shakespeare_ffn.nearest_strings import tuned_vote, vote
@@ -102,3 +104,16 @@ def test_thresholds_over_what_follows(problem, at_once, weights):
 def test_the_same_distance_is_reached(problem):
     expected, found = (fit(*p[:3]) for p in (problem, problem.condensed()))
     assert found.history[-1] == pytest.approx(expected.history[-1], abs=1e-4)
+
+@pytest.mark.parametrize('beta', [.1, 20.3])
+def test_a_beta_counts_to_its_last_digit(beta):
+    "float32 does not hold these"
+    found = Nearest(torch.tensor([[0, 1]]), torch.tensor([[1., .5]]))
+    expected, n_next = 1 + math.exp(-beta/2), torch.ones(2)
+    [[[sampled, _]]] = sample_votes([found], torch.tensor([[1., 0.]]), n_next, [beta]).tolist()
+    [[meant, _]] = vote_of_distributions(found, torch.tensor([[1., 0.]]*2).double(), n_next, beta).tolist()
+    assert sampled == pytest.approx(expected, rel=1e-15) and meant == pytest.approx(expected, rel=1e-15)
+
+@pytest.mark.parametrize('block', [1.5, 1., -1, float('nan'), '1'])
+def test_a_block_is_a_whole_number(block):
+    with pytest.raises(UserError, match='its block a whole one'): Vote(block, False)

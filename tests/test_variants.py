@@ -2,7 +2,7 @@
 from pathlib import Path
 import pytest, torch
 from shakespeare_ffn.core import UserError
-from shakespeare_ffn.scores import load_scores
+from shakespeare_ffn.scores import load_scores, save_scores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,9 +22,17 @@ def test_what_is_refused(tool, tmp_path, monkeypatch):
     with pytest.raises(UserError, match='is another text'): tool.variants(['Bible', '--text', str(other)])
 
 def test_what_is_there_is_left_alone(tool, tmp_path, monkeypatch):
-    (tmp_path/'Bible').write_bytes(b'scores')
+    save_scores(tmp_path/'Bible', dict(same=torch.ones(2)), {}, dict(length='10'))
     monkeypatch.setattr(tool, 'scores_file', lambda name: tmp_path/name)
     assert tool.variants(['Bible']) == 'Bible is there'
+
+@pytest.mark.parametrize('damage', [lambda x: b'', lambda x: x[:-1], lambda x: bytes(len(x))])
+def test_damaged_scores_are_computed_again(tool, tmp_path, monkeypatch, damage):
+    "or the notebooks, which name `make variants`, would stay as they are"
+    save_scores(tmp_path/'Bible', dict(same=torch.ones(2)), {}, dict(length='10'))
+    (tmp_path/'Bible').write_bytes(damage((tmp_path/'Bible').read_bytes()))
+    monkeypatch.setattr(tool, 'scores_file', lambda name: tmp_path/name)
+    with pytest.raises(UserError, match='give --text FILE'): tool.variants(['Bible'])
 
 def test_scores_of_the_main_model(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, 'scores_file', lambda name: tmp_path/f'{name}.safetensors')

@@ -74,10 +74,13 @@ def play(argv) -> str:
     made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()
     # nothing is written if it is too much to load
     first, more = megabytes(made, MOST['prompts']), megabytes(loaded, MOST['any_prompt'])
-    shutil.copytree(PAGE, SITE, dirs_exist_ok=True)
+    # what was there goes when all that is new is written
+    fresh = SITE/'data.partial'
+    shutil.rmtree(fresh, ignore_errors=True)
+    for name, content in (made | loaded).items(): write_atomically(fresh/name, content)
+    for file in PAGE.iterdir(): write_atomically(SITE/file.name, file.read_bytes())
     shutil.rmtree(SITE/'data', ignore_errors=True)
-    (SITE/'data').mkdir()
-    for name, content in (made | loaded).items(): write_atomically(SITE/'data'/name, content)
+    fresh.replace(SITE/'data')
     return (f'{SITE}/index.html: {len(prompts)} prompts in {first:.1f} MB; '
             f'the model and the index for any other, {more:.0f} MB')
 

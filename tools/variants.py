@@ -15,7 +15,7 @@ from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.learned_embeddings import stage_embeddings
-from shakespeare_ffn.scores import examine, mean_lengths, overlap, save_scores
+from shakespeare_ffn.scores import examine, load_scores, mean_lengths, overlap, save_scores
 from shakespeare_ffn.model import Transformer, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation
 from shakespeare_ffn.similar_space import article_approximation, calibrate, prompt_counts, tuned_approximation
@@ -53,6 +53,11 @@ def slug(name: str) -> str: return name.replace(' ', '-')
 def scores_file(name: str) -> Path:
     folder = by_scale(ROOT/'results', cache_dir())/'variants'
     return folder/f'{slug(name)}.safetensors'
+
+def is_there(path: Path) -> bool:
+    "Are there scores, and can they be read?"
+    try: return bool(load_scores(path).metadata)
+    except UserError: return False
 
 def text_of(variant: Variant, path) -> Corpus:
     "The text that a variant is trained on; a `UserError` if it is to be another one and is not given."
@@ -160,7 +165,7 @@ def score(name: str, corpus: Corpus, index: KeyIndex, where) -> tuple: # as abov
 def make(name: str, where, text) -> str:
     "Train and score a variant, unless that is done."
     path, variant = scores_file(name), VARIANTS[name]
-    if path.exists(): return f'{name} is there'
+    if is_there(path): return f'{name} is there'
     corpus, model = text_of(variant, text), model_of(name, where, text)
     index = corpus_index(corpus, model, variant.length, 'float32', part=variant.part)
     found, rules = score(name, corpus, index, where)

@@ -2,7 +2,7 @@
 import { open as openIndex } from './nearby.js'
 import { open, says } from './read.js'
 import { hellinger, predict, sum } from './rule.js'
-import { $, called, children, ending, fill, hear, likeliest, make, percent, shown, told } from './show.js'
+import { $, called, children, ending, fill, hear, likeliest, line, make, percent, shown, told } from './show.js'
 import { offerTyping } from './typing.js'
 
 let contents, text, read // what `open` gives
@@ -149,11 +149,6 @@ function drawBlocks(found) {
   })
 }
 
-function line(begin, end) { // of the text, where a string stands
-  const first = text.whole.lastIndexOf('\n', begin - 1) + 1, last = text.whole.indexOf('\n', end)
-  return text.whole.slice(first, last < 0 ? text.whole.length : last)
-}
-
 // Tokens of several characters are shown with their boundaries.
 const apart = tokens => contents.kind === 'characters' ? tokens : tokens.map(t => make('span', { class: 'token' }, t))
 
@@ -167,7 +162,7 @@ function entry(s) {
     make('span', { class: 'left' }, make('bdo', { dir: 'ltr' },
       make('b', {}, shown(text.whole.slice(Math.max(0, begin - 22), begin))), ...apart(tokens.filter(t => t)))),
     make('span', { class: 'right' }, make('mark', {}, follows ?? 'end'), shown(text.whole.slice(after, after + 30))))
-  row.addEventListener('pointerenter', () => { row.title = line(begin, end) })
+  row.addEventListener('pointerenter', () => { row.title = line(text.whole, begin, end) })
   row.addEventListener('click', () => {
     if (!getSelection().isCollapsed) return // a part was marked, not the row chosen
     const isOpen = row.toggleAttribute('data-open')
@@ -176,7 +171,7 @@ function entry(s) {
     const part = contents.training_part !== null && place >= contents.training_part ? 'the model never saw this part of the text' : ''
     const times = sum(s.next.map(([, n]) => n))
     row.append(make('span', { class: 'whole quiet' },
-      `${line(begin, end)}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
+      `${line(text.whole, begin, end)}\n${times > 1 ? `the string occurs ${times} times. ` : ''}${part}`))
   })
   return row
 }

@@ -6,6 +6,14 @@ const hex = char => char.codePointAt().toString(16).toUpperCase().padStart(4, '0
 export const shown = s => s.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, char =>
   SIGNS[char] ?? (char < ' ' ? String.fromCharCode(0x2400 + char.charCodeAt()) : `⟨U+${hex(char)}⟩`))
 export const ending = (text, n) => Array.from(text.slice(-2 * n)).slice(-n).join('') // its last n characters, none cut in two
+const AROUND = 500 // characters on either side are enough, in a text without lines
+export function line(whole, begin, end) { // of a text, where a string stands
+  const before = whole.slice(Math.max(0, begin - AROUND), begin), after = whole.slice(end, end + AROUND)
+  const first = before.lastIndexOf('\n') + 1, last = after.indexOf('\n')
+  const found = before.slice(first) + whole.slice(begin, end) + (last < 0 ? after : after.slice(0, last))
+  return (first || begin <= AROUND ? '' : '…') + found.split('\n').map(shown).join('\n') +
+    (last >= 0 || end + AROUND >= whole.length ? '' : '…')
+}
 
 // What a sign is called, for those who hear the page: most screen readers pass over signs, and say a and A alike.
 const NAMES = { '␣': 'space', '↵': 'new line', '.': 'full stop', ',': 'comma', ':': 'colon', ';': 'semicolon', '!': 'exclamation mark',
