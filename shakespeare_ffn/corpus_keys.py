@@ -360,7 +360,7 @@ def verify(self: KeyIndex):
 def compute(self: KeyIndex, tokens) -> torch.Tensor: # (n, length) → (n_layer, n, n_embed)
     "Keys of any strings of this length, by the arithmetic of the index and rounded like its rows."
     check_plain(self.model)
-    made_for = self.strings.length, self.identity['arithmetic'], _part_of(self.identity)
+    made_for = self.identity['length'], self.identity['arithmetic'], _part_of(self.identity)
     forward = forward_of(evaluating(self.model), *made_for)
     with plain_state(): return forward(tokens).bfloat16().cpu()
 
