@@ -591,7 +591,7 @@ def _cheapest(some, sample, own, sieves: list,
 def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
-                  dtype: torch.dtype,  # of the sieves
+                  dtype=torch.float32, # of the sieves that look at few dimensions
                   dims=_DIMS):         # to choose from; a single one is taken unasked
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
@@ -600,7 +600,7 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = _principal(keys), _sample_of(units, keys, own)
     sieves = [_Sieve(some, directions[:, :d], dtype) for d in dims if d < units.shape[1]]
-    if dtype == torch.bfloat16: sieves.append(_Sieve(some))
+    if fast_arithmetic() == 'bfloat16': sieves.append(_Sieve(some))
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
     return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
@@ -609,14 +609,13 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold,             # the lowest that matters: a number, or one for each query
-            dtype=None,            # of the sieves, float32 or bfloat16; default: what is fast here
+            dtype=torch.float32,   # of the sieves that look at few dimensions, or bfloat16
             dims=_DIMS,            # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None):
     "Yield batches of all cosines that may exceed the threshold, and others."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
-    dtype = dtype or getattr(torch, fast_arithmetic())
     cascade = _choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
