@@ -603,7 +603,7 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     if fast_arithmetic() == 'bfloat16': sieves.append(_Sieve(some))
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
-    return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
+    return _Cascade(units, own, *(_Sieve(units, sieve.directions, sieve.dtype) for sieve in chosen))
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block

@@ -97,6 +97,16 @@ def test_nearest_keys_pass_the_sieve(which, arithmetic, monkeypatch):
     [call] = one_sieve.call_args_list
     assert call.args[3][which].depth == (12 if which == 0 else 384 if arithmetic == 'bfloat16' else 156)
 
+@pytest.mark.parametrize('arithmetic, last', [('float32', '156 dimensions, float32'),
+                                              ('bfloat16', '384 dimensions, bfloat16')])
+def test_sieves_are_made_as_they_were_chosen(arithmetic, last, monkeypatch):
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', arithmetic)
+    def first_and_last(some, sample, own, sieves, every): return sieves[::len(sieves)-1]
+    monkeypatch.setattr(cosine_sims, '_cheapest', first_and_last)
+    queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
+    cascade = cosine_sims._choose_sieve(unit(queries), keys, .5)
+    assert str(cascade) == f'Balls, then Sieve(12 dimensions, float32), then Sieve({last})'
+
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), large=st.booleans())
 def test_sparse_values_equal_the_loop(problem, large):
