@@ -27,15 +27,19 @@ from .model import Transformer, check_plain, evaluating, plain_state, snapshot
 from .other_models import Decoder, HuggingFaceModel
 
 # %% ../nbs/04_corpus_keys.ipynb #c006
+def _of_blocks(model: Decoder, tokens, part, **options) -> list: # of (batch, time, n_embed), block by block
+    names = [f'blocks.{b}.{part}' for b in range(model.n_layer)]
+    found = capture(model, tokens, *names, **options)
+    return [found[name] for name in names]
+
 @torch.no_grad()
 def plain_keys(model: Decoder,
                tokens,         # (n, length) token ids
                part='ffwd',    # which activation of each block
               ) -> torch.Tensor: # (n_layer, n, n_embed)
     "Feed-forward outputs, or other activations, of every block at the last position, string by string."
-    names = [f'blocks.{b}.{part}' for b in range(model.n_layer)]
-    outputs = capture(model, torch.as_tensor(tokens).long().to(model.device), *names)
-    return torch.stack([outputs[name][:, -1] for name in names])
+    tokens = torch.as_tensor(tokens).long().to(model.device)
+    return torch.stack([x[:, -1] for x in _of_blocks(model, tokens, part)])
 
 # %% ../nbs/04_corpus_keys.ipynb #c009
 def _new_prefixes(tokens: torch.Tensor, # (n, length), alphabetically sorted
@@ -205,6 +209,7 @@ class LibraryForward:
         from transformers import AttentionInterface # needed only here
         AttentionInterface.register('prefix_tree', _attend_nodes)
         self.model = _in_arithmetic(model.body(), arithmetic)
+        # a configuration of its own, which all its modules read
         config = copy.deepcopy(self.model.inner.config)
         config._attn_implementation = 'prefix_tree'
         for m in self.model.modules():
@@ -214,11 +219,10 @@ class LibraryForward:
     @torch.no_grad()
     def __call__(self, tokens): # (n, length), sorted → (n_layer, n, n_embed)
         tree = _prefix_tree(torch.as_tensor(tokens).long().to(self.model.device))
-        names = [f'blocks.{b}.{self.part}' for b in range(self.model.n_layer)]
         groups = _groups(tree, next(self.model.parameters()).dtype)
         options = dict(position_ids=tree.depth[None], groups=groups)
-        found = capture(self.model, tree.tokens[None], *names, **options)
-        return torch.stack([found[name][0, tree.path[:, -1]] for name in names])
+        found = _of_blocks(self.model, tree.tokens[None], self.part, **options)
+        return torch.stack([x[0, tree.path[:, -1]] for x in found])
 
 # %% ../nbs/04_corpus_keys.ipynb #pf9
 class PlainForward:
