@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TILE', 'LARGE', 'cosine', 'Counted', 'threshold_attention_loop', 'error_bound', 'norms', 'unit', 'Batch', 'find_true',
-           'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'count_one', 'exceeding', 'batches', 'best_device',
-           'count_fused', 'Pairs', 'list_pairs', 'matches', 'check_thresholds', 'block_counts', 'threshold_attention',
-           'Similar', 'similar', 'waiting_group', 'watched', 'shared_threshold_attention']
+           'pairs', 'SparseCounts', 'Values', 'pair_cosines', 'Whole', 'count_one', 'exceeding', 'batches',
+           'best_device', 'count_fused', 'Pairs', 'list_pairs', 'matches', 'check_thresholds', 'block_counts',
+           'threshold_attention', 'Similar', 'similar', 'waiting_group', 'watched', 'shared_threshold_attention']
 
 # %% ../nbs/05_cosine_sims.ipynb #c003
-import math, os, socket, threading, time
+import itertools, math, os, socket, threading, time
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import NamedTuple
@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, accelerator, fast_arithmetic, float64, true_float32
+from .core import WHOLE, UserError, accelerator, fast_integers, float64, true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def _sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
@@ -108,7 +108,7 @@ def _all_cosines(units: torch.Tensor, # (n_queries, n_embed) unit rows
 # %% ../nbs/05_cosine_sims.ipynb #c027
 def find_true(mask: torch.Tensor) -> torch.Tensor: # flat positions, ascending
     "Where a mask is true. NumPy finds that several times as fast as PyTorch on a processor."
-    if mask.is_cpu: return torch.from_numpy(np.flatnonzero(mask.numpy()))
+    if mask.is_cpu: return torch.from_numpy(mask.numpy().reshape(-1).nonzero()[0])
     return mask.flatten().nonzero().squeeze(1)
 
 # %% ../nbs/05_cosine_sims.ipynb #nt02
@@ -262,8 +262,9 @@ class Values:
         self.large = self.counts.width > LARGE
         self.part = _DENSE//self.counts.width # rows that are dense at a time
         self.held = -1, None                 # which part that is, and its rows
-        exact = not len(self.counts) or self.counts.count.max().item()*TILE < 2**24
-        self.dtype = torch.float32 if exact else torch.float64
+        most = self.counts.count.max().item() if len(self.counts) else 1
+        self.n_tiles = max(1, 2**24//(most*TILE)) # whose sums float32 holds
+        self.dtype = torch.float32 if most*TILE < 2**24 else torch.float64
 
     def dense(self, k: int, n: int) -> torch.Tensor: # (n, vocab_size+1)
         "Rows from number `k` on, at most `TILE`; zeros behind the last, so that a run of keys may end there."
@@ -283,7 +284,7 @@ def _add_sure(counts, # (n_queries, vocab_size+1), changed in place
     width, first_keys = sure.shape[1], [k[0].item() for k in batch.k.split(batch.sizes)]
     runs = zip(first_keys, batch.q.split(batch.sizes), sure.to(values.dtype).split(batch.sizes))
     with true_float32(): # or the sums would not be exact
-        for k, q, passed in runs: counts.index_add_(0, q, (passed @ values.dense(k, width)).double())
+        for k, q, passed in runs: counts.index_add_(0, q, passed @ values.dense(k, width))
 
 # %% ../nbs/05_cosine_sims.ipynb #s063
 def pair_cosines(queries, keys,
@@ -298,18 +299,34 @@ def _exceeds(queries, keys, q, k, threshold: float) -> torch.Tensor: # (n,) bool
     "Which pairs pass, decided in float64."
     return pair_cosines(queries, keys, q, k) > threshold
 
+# %% ../nbs/05_cosine_sims.ipynb #w12
+class Whole(NamedTuple):
+    "Queries that all keys of a group of neighbours pass."
+    q: torch.Tensor # (n,)
+    k: torch.Tensor # (n,) the first key of the group
+
 # %% ../nbs/05_cosine_sims.ipynb #s066
-def count_one(found, queries, keys, values: Values, # found: batches
+def _add_batch(counts, batch: Batch, queries, keys, values: Values, threshold: float): # counts are changed
+    "Add the pairs of a batch that pass: those that surely do, and those that float64 lets pass."
+    bound = error_bound(keys.shape[1])
+    sure = batch.cosines > threshold+bound
+    _add_sure(counts, batch, sure, values)
+    q, k, _ = pairs(batch, (batch.cosines > threshold-bound) ^ sure)
+    passed = _exceeds(queries, keys, q, k, threshold)
+    values.counts.add_to(counts, q[passed], k[passed])
+
+# %% ../nbs/05_cosine_sims.ipynb #w16
+def count_one(found, queries, keys, values: Values, # found: batches, and groups that pass as a whole
               threshold: float) -> torch.Tensor:    # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
-    bound = error_bound(keys.shape[1])
     counts = torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
-    for batch in found:
-        sure = batch.cosines > threshold+bound
-        _add_sure(counts, batch, sure, values)
-        q, k, _ = pairs(batch, (batch.cosines > threshold-bound) ^ sure)
-        passed = _exceeds(queries, keys, q, k, threshold)
-        values.counts.add_to(counts, q[passed], k[passed])
+    def several_tiles(batch): return batch.k[0].item()//(TILE*values.n_tiles)
+    for _, some in itertools.groupby(found, several_tiles):
+        sums = counts if values.large else torch.zeros_like(counts, dtype=values.dtype)
+        for batch in some:
+            if isinstance(batch, Whole): batch.add_to(sums, values)
+            else: _add_batch(sums, batch, queries, keys, values, threshold)
+        if not values.large: counts += sums
     return counts[None].long()
 
 # %% ../nbs/05_cosine_sims.ipynb #ba02
@@ -344,85 +361,110 @@ def _principal(keys: torch.Tensor, # (n_keys, n_embed)
     with true_float32(): products = (rows.T @ rows).double()
     return torch.linalg.eigh(products)[1].flip(1).float()
 
-# %% ../nbs/05_cosine_sims.ipynb #c039
-def _round_up(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    "The smallest numbers of a floating format that are at least `x`."
-    if x.dtype == dtype: return x
-    y = x.to(dtype)
-    return y.where(y.to(x.dtype) >= x, torch.nextafter(y, torch.full_like(y, torch.inf)))
-
-# %% ../nbs/05_cosine_sims.ipynb #s073
-class _Short(NamedTuple):
-    "What the sieve knows about rows."
-    p: torch.Tensor        # (n, d) leading coordinates, rounded
-    rest: torch.Tensor     # (n,) bound on the length of the rest
-    rounding: torch.Tensor # (n,) bound on the length of what rounding takes away
-
 # %% ../nbs/05_cosine_sims.ipynb #t014
-def _rest(p, lengths, n_embed: int): # (n, d), (n,) or (1,) → (n,)
+def _rest(p, lengths, n_embed: int): # (…, d), (…) or (1,) → (…)
     "Bound on the length of what is left of rows of `n_embed` numbers."
-    slack = 8*n_embed*p.shape[1]**.5*2**-24 # what float32 may do to p, and to its square
-    return ((1 + slack)*lengths.square() - p.square().sum(1)).clamp_min(0).sqrt()
+    slack = 8*n_embed*p.shape[-1]**.5*2**-24 # what float32 may do to p, and to its square
+    return ((1 + slack)*lengths.square() - p.square().sum(-1)).clamp_min(0).sqrt()
 
-# %% ../nbs/05_cosine_sims.ipynb #t011
-def _shorten(rows: torch.Tensor,       # (n, n_embed) float32
-             directions: torch.Tensor, # (n_embed, d); None: the coordinates as they are
-             dtype: torch.dtype,
-             lengths=torch.ones(1),    # (n,) or (1,), of the rows
-            ) -> _Short:
-    "Rows as the sieve sees them."
-    p, rest = rows, rows.new_zeros(len(rows))
-    if directions is not None:
-        with true_float32(): p = rows @ directions
-        rest = _rest(p, lengths, rows.shape[1])
-    short = p.to(dtype)
-    return _Short(short, rest, 1.01*(p - short.float()).norm(dim=1))
+# %% ../nbs/05_cosine_sims.ipynb #w02
+def _rotation(n: int) -> torch.Tensor: # (n, n) float64, orthonormal
+    "Hartley's transform: numbers that differ much become numbers of like size."
+    angles = 2*math.pi/n * torch.outer(*[torch.arange(n, dtype=torch.float64)]*2)
+    return (angles.cos() + angles.sin()) / n**.5
+
+# %% ../nbs/05_cosine_sims.ipynb #w05
+class _Rounded(NamedTuple):
+    "Groups of rows in the numbers that a sieve multiplies."
+    numbers: torch.Tensor # (n, m, d) whole numbers in 8 bits, or float32
+    scale: torch.Tensor   # (n,) what a group's numbers are to be multiplied with
+    error: torch.Tensor   # (n,) bound on the length of what rounding takes away from a row
+
+# %% ../nbs/05_cosine_sims.ipynb #w18
+def _rounded(rows: torch.Tensor, # (n, m, d) float32
+             dtype: torch.dtype, # int8; or float32, which rounds nothing
+            ) -> _Rounded:
+    if dtype == torch.float32: return _Rounded(rows, rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
+    scale = (rows.abs().amax((1, 2))/WHOLE).clamp_min(1e-30) # rows may be zero
+    exact = rows/scale[:, None, None]
+    whole = exact.round()
+    error = 1.01*scale*(exact - whole).norm(dim=2).amax(1)
+    return _Rounded(whole.to(dtype), scale, error)
 
 # %% ../nbs/05_cosine_sims.ipynb #c041
 class _Sieve:
     "Finds, for groups of 64 neighbouring keys, which of some queries may exceed their thresholds with one."
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
-                 directions=None,                # (n_embed, d); default: all dimensions as they are
-                 dtype=torch.bfloat16):
-        self.directions, self.dtype = directions, dtype
-        p, rest, rounding = _shorten(units, directions, dtype)
-        self.depth, self.rounding = p.shape[1], rounding.max()
-        ends = torch.tensor([0., 1], dtype=dtype).expand(len(units), -1)
-        self.queries = torch.cat([p, _round_up(rest, dtype)[:, None], ends], 1)
-        # what a number's sign is read as, and of what the number of queries is a multiple
-        self.sign, self.step = (torch.int16, 128) if dtype == torch.bfloat16 else (torch.int32, 1)
+                 directions: torch.Tensor,       # (n_embed, d) orthonormal
+                 dtype=torch.float32):           # or int8
+        self.directions, self.depth, self.dtype = directions, directions.shape[1], dtype
+        rotation = _rotation(self.depth+1)
+        self.rotated, self.last = (directions.double() @ rotation[:-1]).float(), rotation[-1].float()
+        rows, self.rest = self.shorten(units, units.new_ones(1))
+        numbers, self.scale, error = _rounded(rows[:, None], dtype)
+        self.numbers, self.error = numbers.squeeze(1), error.max().item()
         # memory that is used again and again
-        self.scores, self.gathered = p.new_empty(_GROUP*len(units)), torch.zeros_like(self.queries)
+        self.gathered = torch.zeros_like(self.numbers)
+        self.scores = rows.new_empty(_GROUP*len(units), dtype=torch.int32 if dtype == torch.int8 else None)
 
-    def __repr__(self):
-        dtype = str(self.dtype).removeprefix('torch.')
-        return f'Sieve({self.depth} dimensions, {dtype})'
+    def __repr__(self): return f"Sieve({self.depth} dimensions, {str(self.dtype).removeprefix('torch.')})"
+
+# %% ../nbs/05_cosine_sims.ipynb #w24
+@patch
+def shorten(self: _Sieve, rows, lengths) -> tuple: # (…, n_embed), (…) or (1,) → (…, d+1), (…)
+    "Rows as the sieve sees them before they are rounded, and bounds on their rests."
+    with true_float32(): z = rows @ self.rotated
+    rest = _rest(z, lengths, rows.shape[-1])
+    return z.addcmul_(rest[..., None], self.last), rest
 
 # %% ../nbs/05_cosine_sims.ipynb #s078
+class _Group(NamedTuple):
+    "64 neighbouring offsets as a sieve sees them."
+    numbers: torch.Tensor # (64, d+1)
+    scale: float
+    margin: float         # what rounding, and float32, may change in a sum
+    rest: float           # of the longest rest
+
 def _slack(balls: _Balls) -> torch.Tensor: # (n, 1)
     "What float32 may do to the bounds of a group, and more."
     return 2*error_bound(balls.centres.shape[1]) * (2 + balls.lengths.amax(1, keepdim=True))
 
+# %% ../nbs/05_cosine_sims.ipynb #w20
 @patch
-def rows(self: _Sieve, balls: _Balls): # → (64·n, d+3)
-    "What queries are multiplied with."
-    p, rest, rounding = _shorten(balls.offsets.flatten(0, 1), self.directions, self.dtype,
-                                 balls.lengths.flatten())
-    margin = rounding + (self.rounding*balls.lengths + _slack(balls)).flatten()
-    ends = torch.stack([rest, torch.ones_like(rest), margin], 1)
-    return torch.cat([p, _round_up(ends, self.dtype)], 1)
+def groups(self: _Sieve, balls: _Balls): # → an iterator of _Group
+    rows, rest = self.shorten(balls.offsets, balls.lengths)
+    numbers, scale, error = _rounded(rows, self.dtype)
+    margin = (1+self.error)*error + self.error*balls.lengths.amax(1) + _slack(balls)[:, 0]
+    return map(_Group, numbers, scale.tolist(), margin.tolist(), rest.amax(1).tolist())
 
 # %% ../nbs/05_cosine_sims.ipynb #c043
 @patch
-def _keep(self: _Sieve, rows, above, q): # (64, d+3), (n_queries,), (n,) → query numbers
-    "Which of some queries may exceed the threshold with one of a group of keys."
-    if not len(q): return q
-    n = min(len(self.gathered), -(-len(q)//self.step)*self.step) # rounded up
-    queries = torch.index_select(self.queries, 0, q, out=self.gathered[:len(q)])
-    queries[:, -2] = _round_up(above[q], self.dtype)
-    scores = self.scores[:n*_GROUP].view(n, -1)
-    torch.mm(self.gathered[:n], rows.T, out=scores)
-    return q[find_true(scores[:len(q)].view(self.sign).amax(1) > 0)]
+def products(self: _Sieve, numbers, q): # (64, d+1), (n,) → (n, 64)
+    "What a group's numbers and those of some queries multiply to."
+    multiply, step = (torch._int_mm, 128) if self.dtype == torch.int8 else (torch.mm, 1)
+    m, n = q.numel(), min(self.gathered.shape[0], -(-q.numel()//step)*step) # rounded up
+    torch.index_select(self.numbers, 0, q, out=self.gathered[:m])
+    return multiply(self.gathered[:n], numbers.T, out=self.scores[:n*_GROUP].view(n, -1))[:m]
+
+# %% ../nbs/05_cosine_sims.ipynb #w15
+class _Kept(NamedTuple):
+    "Numbers of queries."
+    may: torch.Tensor    # that may exceed the threshold with some keys of a group
+    surely: torch.Tensor # that exceed it with all of them
+
+# %% ../nbs/05_cosine_sims.ipynb #w27
+@patch
+def keep(self: _Sieve, group: _Group, above, q, # above: (n_queries,), q: (n,)
+         whole: bool) -> _Kept: # whole: ask who passes as a whole
+    if not q.numel(): return _Kept(q, q)
+    products, scale = self.products(group.numbers, q), group.scale*self.scale.index_select(0, q)
+    above = above.index_select(0, q)
+    may = find_true(torch.addcmul(above, products.amax(1), scale) > -group.margin)
+    q = q[may]
+    if not (whole and q.numel()): return _Kept(q, q[:0])
+    lowest = torch.addcmul(above[may], products[may].amin(1), scale[may])
+    surely = lowest - 2*group.rest*self.rest[q] > group.margin
+    return _Kept(q[~surely], q[surely])
 
 # %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
@@ -430,10 +472,24 @@ def refine(self: _Sieve,
            balls: _Balls,
            above: torch.Tensor, # (n_groups, n_queries) products with the centres, less the thresholds
            found: list,         # candidates: a tensor of query numbers for each group
-          ) -> list:            # those of them that stay
+           whole=None,          # a list that those who pass as a whole are moved to, in the same form
+          ) -> list:            # candidates that stay
     "Which candidates this sieve lets through as well."
-    groups = zip(self.rows(balls).split(_GROUP), above, found)
-    with true_float32(): return [self._keep(*group) for group in groups]
+    groups = zip(self.groups(balls), above, found)
+    with true_float32(): kept = [self.keep(*group, whole is not None) for group in groups]
+    if whole is not None: whole += [surely for _, surely in kept]
+    return [may for may, _ in kept]
+
+# %% ../nbs/05_cosine_sims.ipynb #w10
+@patch
+def add_to(self: Whole,
+           counts, # (n_queries, vocab_size+1), changed in place
+           values: Values):
+    "Add the values of all these keys."
+    first = self.k[0].item()//TILE*TILE
+    rows = values.dense(first, TILE)
+    of_groups = F.pad(rows, (0, 0, 0, -len(rows)%_GROUP)).unflatten(0, (-1, _GROUP)).sum(1)
+    counts.index_add_(0, self.q, of_groups[(self.k - first)//_GROUP])
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
 class _Cascade:
@@ -459,12 +515,14 @@ class _Cascade:
 @patch
 def candidates(self: _Cascade,
                keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
+               whole=None,         # a list that those who pass as a whole are moved to
               ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
     balls = _balls_around(keys)
     above, reach = self.above(balls), balls.lengths.amax(1, keepdim=True) + _slack(balls)
     found = [find_true(near) for near in above + reach > 0]
-    for sieve in self.sieves: found = sieve.refine(balls, above, found)
+    for sieve in self.sieves:
+        found = sieve.refine(balls, above, found, whole if sieve is self.sieves[-1] else None)
     return found
 
 # %% ../nbs/05_cosine_sims.ipynb #s085
@@ -476,20 +534,20 @@ class _Gathered:
         self.cascade, self.tile, self.start = cascade, tile, start
         self.groups, self.n = [], 0 # first key in the tile and query numbers of each; rows of the batch
 
-    def fits(self, q): return self.n + len(q) <= len(self.cascade.cosines)
+    def fits(self, q): return self.n + q.numel() <= self.cascade.cosines.shape[0]
 
     def add(self, k, q):
-        if len(q): self.groups.append((k, q))
-        self.n += len(q)
+        if q.numel(): self.groups.append((k, q))
+        self.n += q.numel()
 
 # %% ../nbs/05_cosine_sims.ipynb #s087
 @patch
 def batch(self: _Gathered) -> Batch:
     "The cosines of what is gathered; from then on nothing is."
-    sizes, cosines = [len(q) for _, q in self.groups], self.cascade.cosines[:self.n]
+    sizes, cosines = [q.numel() for _, q in self.groups], self.cascade.cosines[:self.n]
     with true_float32():
         for (k, q), out in zip(self.groups, cosines.split(sizes)):
-            queries = torch.index_select(self.cascade.units, 0, q, out=self.cascade.queries[:len(q)])
+            queries = torch.index_select(self.cascade.units, 0, q, out=self.cascade.queries[:q.numel()])
             torch.mm(queries, self.tile[k:k+_GROUP].T, out=out)
     q = torch.cat([q for _, q in self.groups])
     k = torch.tensor([k for k, _ in self.groups]).repeat_interleave(torch.tensor(sizes))
@@ -507,14 +565,19 @@ def batches_of(self: _Cascade, tile, start, found: list): # found: candidates fo
         gathered.add(k, q)
     if gathered.n: yield gathered.batch()
 
+# %% ../nbs/05_cosine_sims.ipynb #w22
 @patch
-def candidate_batches(self: _Cascade, tile, start):
+def candidate_batches(self: _Cascade, tile, start, whole=False): # whole: may groups pass as a whole?
     "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
-    found = self.candidates(F.pad(tile, (0, 0, 0, -len(tile)%_GROUP)))
-    return self.batches_of(tile, start, found)
+    passed = [] if whole else None
+    found = self.candidates(F.pad(tile, (0, 0, 0, -len(tile)%_GROUP)), passed)
+    if passed and _n_pairs(passed):
+        groups = torch.arange(len(passed)).repeat_interleave(torch.tensor([q.numel() for q in passed]))
+        yield Whole(torch.cat(passed), start + _GROUP*groups)
+    yield from self.batches_of(tile, start, found)
 
 # %% ../nbs/05_cosine_sims.ipynb #c049
-_DIMS = 12, 28, 44, 60, 92, 156 # numbers of directions to choose from
+_DIMS = 15, 31, 63, 95, 127, 191, 383 # directions to choose from, one less than round numbers
 
 def _time_of(f) -> float: # seconds, the better of two runs
     def once():
@@ -539,7 +602,7 @@ class _SieveCost(NamedTuple):
     seconds: float # more seconds for all pairs
     share: float   # of the pairs, let through
 
-def _n_pairs(candidates: list) -> int: return sum(map(len, candidates))
+def _n_pairs(candidates: list) -> int: return sum(q.numel() for q in candidates)
 
 def _cost_of(refine,                 # candidates → candidates
              everyone: list,         # candidates: all queries for each group
@@ -591,35 +654,36 @@ def _cheapest(some, sample, own, sieves: list,
 def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
-                  dtype=torch.float32, # of the sieves that look at few dimensions
+                  dtype=None,          # of the sieves; default: int8 where that is fast, else float32
                   dims=_DIMS):         # to choose from; a single one is taken unasked
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
+    dtype = dtype or (torch.int8 if fast_integers() else torch.float32)
     if len(dims) == 1: return _Cascade(units, own, _Sieve(units, _principal(keys)[:, :dims[0]], dtype))
     # to prepare a key costs as much as comparing it with some dozens of queries
     if len(units) <= 64 or not len(keys): return None
     directions, (some, sample, of_some) = _principal(keys), _sample_of(units, keys, own)
     sieves = [_Sieve(some, directions[:, :d], dtype) for d in dims if d < units.shape[1]]
-    if fast_arithmetic() == 'bfloat16': sieves.append(_Sieve(some))
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
-    return _Cascade(units, own, *(_Sieve(units, sieve.directions, sieve.dtype) for sieve in chosen))
+    return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
 
 # %% ../nbs/05_cosine_sims.ipynb #c052
 def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold,             # the lowest that matters: a number, or one for each query
-            dtype=torch.float32,   # of the sieves that look at few dimensions, or bfloat16
+            dtype=None,            # of the sieves: int8 or float32; default: int8 where that is fast
             dims=_DIMS,            # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
-            progress=lambda n: None):
-    "Yield batches of all cosines that may exceed the threshold, and others."
+            progress=lambda n: None,
+            whole=False):          # may groups of keys pass as a whole?
+    "Yield batches of all cosines that may exceed the threshold, and others; and `Whole` groups if asked to."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
     cascade = _choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
-        if cascade: yield from cascade.candidate_batches(tile, start)
+        if cascade: yield from cascade.candidate_batches(tile, start, whole)
         else: yield from _all_cosines(units, tile, start)
         progress(len(tile))
 
@@ -975,8 +1039,10 @@ def _count(queries, keys, values: Values, thresholds, # which ascend
         counts = torch.stack([count_fused(queries, keys, values, t, device) for t in thresholds.tolist()])
         progress(len(keys))
         return counts
-    found = batches(queries, keys, thresholds[0].item(), progress=progress, **kwargs)
-    if len(thresholds) == 1: return count_one(found, queries, keys, values, thresholds.item())
+    one = len(thresholds) == 1
+    found = batches(queries, keys, thresholds[0].item(), progress=progress,
+                    whole=one and not values.large, **kwargs)
+    if one: return count_one(found, queries, keys, values, thresholds.item())
     return _count_levels(found, queries, keys, values, thresholds)
 
 # %% ../nbs/05_cosine_sims.ipynb #s117

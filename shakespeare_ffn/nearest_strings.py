@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import UserError, accelerator, by_scale, cache_dir, fast_arithmetic, float64, keep
+from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, corpus_index
 from .cosine_sims import Pairs, Similar, SparseCounts, batches, best_device, cosine
@@ -41,13 +41,11 @@ def _likely_threshold(queries: torch.Tensor, # (n_queries, n_embed)
                       every=_EVERY,          # 1: all keys are looked at, and at least k exceed it
                      ) -> torch.Tensor:      # (n_queries,) float32
     "A cosine for each query that a few more than `k` keys exceed, as far as a sample of them tells."
-    # where not all are looked at it is a guess in any case
-    dtype = getattr(torch, fast_arithmetic(keys.device)) if every > 1 else torch.float32
-    sample, expected = unit(keys[::every]).to(dtype), k/every
+    sample, expected = unit(keys[::every]), k/every
     # so many of the sample are among the nearest; four standard deviations more are safe
     n = min(len(sample), round(expected + 4*expected**.5) + 4)
     def n_th(some):
-        with true_float32(): return (some.to(dtype) @ sample.T).float().topk(n)[0][:, -1]
+        with true_float32(): return (some @ sample.T).topk(n)[0][:, -1]
     at_once = 2**26//len(sample) + 1 # queries, a quarter of a gigabyte of cosines
     return torch.cat([n_th(some) for some in unit(queries).split(at_once)])
 

@@ -120,19 +120,19 @@ def test_damaged_approximation(small, new_cache, damage):
 @drawn
 @given(damage=damages())
 def test_damaged_arithmetic(new_cache, damage):
-    with mock.patch.object(core, '_product_rates', lambda device: dict(float32=2., bfloat16=1.)):
-        core._measured_arithmetic.cache_clear()
-        expected = core._measured_arithmetic('cpu', file := new_cache/'arithmetic.json')
+    with mock.patch.object(core, '_product_rates', lambda device: dict(float32=2., bfloat16=1., int8=4.)):
+        core._worth.cache_clear()
+        expected = core._worth('cpu', file := new_cache/'arithmetic.json')
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
-        core._measured_arithmetic.cache_clear()
-        assert core._measured_arithmetic('cpu', file) == expected
-    core._measured_arithmetic.cache_clear()
+        core._worth.cache_clear()
+        assert core._worth('cpu', file) == expected
+    core._worth.cache_clear()
 
 def test_what_the_processor_answers_asks_for_no_gpu(small, new_cache, capsys, monkeypatch):
     "or PyTorch says at length that the driver of one is too old"
     monkeypatch.setattr(torch.cuda, 'is_available', failing(AssertionError('asked')))
-    core._measured_arithmetic.cache_clear()
+    core._worth.cache_clear()
     main(['to', '--model', str(small[2]/'model.safetensors'), '--text', str(small[2]/'text.txt'),
           '--thresholds', '.5,.5', '--weights', '1,1', '--json'])
     assert json.loads(capsys.readouterr().out)['prompt'] == 'to'

@@ -160,11 +160,13 @@ def test_a_folder_that_cannot_be_opened_is_no_reason_to_fail(tmp_path, monkeypat
     core.write_atomically(tmp_path/'file', b'content')
     assert (tmp_path/'file').read_bytes() == b'content'
 
-def test_a_device_without_bfloat16_or_float64(monkeypatch):
+def test_a_device_without_bfloat16_or_products_of_int8(monkeypatch):
     "Apple's: what it lacks is not asked of it"
     def to(self, *args, **kwargs):
         if torch.bfloat16 in (*args, *kwargs.values()): raise TypeError('BFloat16 is not supported on MPS')
         return real(self, *args, **kwargs)
     real = torch.Tensor.to
     monkeypatch.setattr(torch.Tensor, 'to', to)
-    assert core._product_rates()['bfloat16'] == 0 < core._product_rates()['float32']
+    monkeypatch.delattr(torch, '_int_mm')
+    rates = core._product_rates()
+    assert rates['bfloat16'] == rates['int8'] == 0 < rates['float32']

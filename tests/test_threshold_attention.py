@@ -79,10 +79,9 @@ def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
         at_once = nearest_keys(queries, keys, n, left_out)
     assert torch.equal(at_once.rows.sort(1).values, found.rows.sort(1).values)
 
-@pytest.mark.parametrize('arithmetic', ['float32', 'bfloat16'])
+@pytest.mark.parametrize('whole', [True, False])
 @pytest.mark.parametrize('which', [0, -1])
-def test_nearest_keys_pass_the_sieve(which, arithmetic, monkeypatch):
-    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', arithmetic)
+def test_nearest_keys_pass_the_sieve(which, whole):
     generator = torch.Generator().manual_seed(0)
     spread = torch.linspace(3, .1, 384) # so that few directions hold most
     keys = torch.randn(3000, 384, generator=generator)*spread
@@ -90,22 +89,22 @@ def test_nearest_keys_pass_the_sieve(which, arithmetic, monkeypatch):
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
     one_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: [sieves[which]]) # else: timing
-    with mock.patch.object(cosine_sims, '_cheapest', one_sieve):
+    with mock.patch.multiple(cosine_sims, _cheapest=one_sieve, fast_integers=lambda: whole):
         found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
     assert torch.equal(found.rows.sort(1).values, expected.sort(1).values)
     [call] = one_sieve.call_args_list
-    assert call.args[3][which].depth == (12 if which == 0 else 384 if arithmetic == 'bfloat16' else 156)
+    sieve = call.args[3][which]
+    assert sieve.depth == (15 if which == 0 else 383) and (sieve.dtype == torch.int8) == whole
 
-@pytest.mark.parametrize('arithmetic, last', [('float32', '156 dimensions, float32'),
-                                              ('bfloat16', '384 dimensions, bfloat16')])
-def test_sieves_are_made_as_they_were_chosen(arithmetic, last, monkeypatch):
-    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', arithmetic)
+@pytest.mark.parametrize('whole, name', [(True, 'int8'), (False, 'float32')])
+def test_sieves_are_made_as_they_were_chosen(whole, name, monkeypatch):
     def first_and_last(some, sample, own, sieves, every): return sieves[::len(sieves)-1]
     monkeypatch.setattr(cosine_sims, '_cheapest', first_and_last)
+    monkeypatch.setattr(cosine_sims, 'fast_integers', lambda: whole)
     queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
     cascade = cosine_sims._choose_sieve(unit(queries), keys, .5)
-    assert str(cascade) == f'Balls, then Sieve(12 dimensions, float32), then Sieve({last})'
+    assert str(cascade) == f'Balls, then Sieve(15 dimensions, {name}), then Sieve(383 dimensions, {name})'
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), large=st.booleans())
@@ -161,48 +160,65 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
     assert (tally.called, one_by_one.called) == ((True, False) if lowest < 0 else (False, True))
 
 @settings(max_examples=150, deadline=None)
-@given(problem=problems(), bfloat16=st.booleans(), end=st.integers(1, 200), seed=st.integers(0, 2**32),
-       depths=st.lists(st.integers(1, 12) | st.none(), max_size=3), spread=st.booleans())
-def test_sieves_lose_nothing(problem, depths, bfloat16, end, seed, spread):
-    "However few dimensions, in any basis, or all of them; the last group of keys need not be whole"
+@given(problem=problems(), dtype=st.sampled_from([torch.int8, torch.float32]), end=st.integers(1, 200),
+       seed=st.integers(0, 2**32), depths=st.lists(st.integers(1, 12), max_size=3), spread=st.booleans(),
+       whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3))
+def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles):
+    "However few dimensions, in any basis; the last group of keys need not be full"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
-    sieves = [_Sieve(unit(queries), None if d is None else basis[:, :d], dtype) for d in depths]
+    sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
     own = torch.full((len(queries),), threshold, dtype=torch.float64)
-    if spread: own[1:] -= torch.rand(len(own)-1, generator=generator) # a lower threshold lets more through
+    # a lower threshold lets more through, and nobody can say what passes as a whole
+    if spread and not whole: own[1:] -= torch.rand(len(own)-1, generator=generator)
     cascade = _Cascade(unit(queries), own, *sieves)
-    values = Values(values.repeat(10, 1)[:len(keys)])
-    counts = count_one(cascade.candidate_batches(unit(keys), 0), queries, keys, values, threshold)
+    def found():
+        for start in range(0, len(keys), tile):
+            yield from cascade.candidate_batches(unit(keys[start:start+tile]), start, whole)
+    with mock.patch.object(cosine_sims, 'TILE', tile):
+        values = Values(values.repeat(10, 1)[:len(keys)])
+        values.n_tiles = min(n_tiles, values.n_tiles)
+        counts = count_one(found(), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
     assert torch.equal(counts, expected[0][0])
 
-@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize('noise', [1e-6, 1e-3, .1, 3])
-@pytest.mark.parametrize('depth', [60, None])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_groups_that_pass_as_a_whole_are_counted_as_such(dtype):
+    generator = torch.Generator().manual_seed(0)
+    middle = torch.randn(3, 1, 384, generator=generator)
+    keys = (middle + .1*torch.randn(3, 64, 384, generator=generator)).flatten(0, 1)
+    queries, values = middle[:, 0], Values(torch.arange(192)[:, None])
+    sieve = _Sieve(unit(queries), torch.eye(384)[:, :383], dtype)
+    cascade = _Cascade(unit(queries), torch.full((3,), .9), sieve)
+    [whole] = cascade.candidate_batches(unit(keys), 0, whole=True)
+    assert torch.equal(whole.q, torch.arange(3)) and torch.equal(whole.k, 64*torch.arange(3))
+    counts = count_one([whole], queries, keys, values, .9)
+    assert counts[0, :, 0].tolist() == [sum(range(64*i, 64*(i+1))) for i in range(3)]
+    assert counts[0, :, 1].tolist() == [64]*3
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+@pytest.mark.parametrize('noise', [0, 1e-6, 1e-3, .1, 3])
+@pytest.mark.parametrize('depth', [60, 383])
 def test_bounds_hold_within_what_is_paid_for(depth, noise, dtype):
-    "Scores are no less than the cosines less the threshold, in float64; tight where keys are alike"
+    "What a sieve says of a pair is no less than its cosine less the threshold, nor the lower bound more"
     generator = torch.Generator().manual_seed(0)
     middle = torch.randn(4, 1, 384, generator=generator)
     keys = unit((middle + noise*torch.randn(4, 64, 384, generator=generator)).flatten(0, 1))
     queries = unit(torch.cat([middle[:, 0], -middle[:, 0], torch.randn(50, 384, generator=generator)]))
     balls, own, q = _balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
-    cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64)
-    by_balls = _Cascade(queries, own).above(balls) + balls.lengths.amax(1, keepdim=True)
-    directions = torch.linalg.qr(torch.randn(384, 60, generator=generator))[0]
-    sieve = _Sieve(queries, directions if depth else None, dtype)
-    above = _Cascade(queries, own).above(balls)
-    for group, rows in enumerate(sieve.rows(balls).split(64)):
-        reached = cosines[:, group].amax(1) - .3
-        assert (by_balls[group] + cosine_sims._slack(balls)[group] >= reached).all()
-        sieve._keep(rows, above[group], q)
-        scores = sieve.scores.view(len(q), 64).float().amax(1)
-        # a score in bfloat16 has the right sign; its size is rounded
-        assert (scores >= reached - (reached.abs()*2**-8 if dtype == torch.bfloat16 else 0)).all()
-        # all dimensions leave only rounding, whatever the keys
-        if noise == 1e-6 or not depth: assert (scores - reached).max() < .01
+    cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
+    directions = torch.linalg.qr(torch.randn(384, depth, generator=generator))[0]
+    sieve, above = _Sieve(queries, directions, dtype), _Cascade(queries, own).above(balls)
+    by_balls = above + balls.lengths.amax(1, keepdim=True) + cosine_sims._slack(balls)
+    for g, group in enumerate(sieve.groups(balls)):
+        assert (by_balls[g] >= cosines[:, g].amax(1)).all()
+        said = above[g][:, None] + (sieve.scale*group.scale)[:, None]*sieve.products(group.numbers, q)
+        lower = said - 2*group.rest*sieve.rest[:, None] - group.margin
+        assert (said + group.margin >= cosines[:, g]).all() and (lower <= cosines[:, g]).all()
+        # where keys are alike, and of nearly all dimensions, little is left but rounding
+        if noise < 1 and (noise < 1e-3 or depth == 383): assert (said + group.margin - lower).max() < .06
 
 def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     seen, rows = [], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
