@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from shakespeare_ffn.approximation_details import criterion, nearest, predicted_tokens
-from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device, scale
+from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device
+from shakespeare_ffn.core import existing_file, scale
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.learned_embeddings import stage_embeddings
@@ -181,7 +182,8 @@ def make(name: str, where, text) -> str:
 def variants(argv) -> str:
     p = Parser('variants', description=__doc__, allow_abbrev=False)
     p.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(VARIANTS)} (default: all)')
-    p.add_argument('--text', type=Path, metavar='FILE', help='the King James Bible, for that variant')
+    p.add_argument('--text', type=existing_file, metavar='FILE',
+                   help='the King James Bible, for that variant')
     p.add_argument('--device', type=device, default=accelerator(),
                    help="such as 'cuda' (default: a GPU where there is one, else cpu)")
     args = p.parse_args(argv)
