@@ -305,7 +305,7 @@ _FAMILIES = dict(gpt_neox=_Family('gpt_neox.layers', 'attention', 'mlp', 'mlp.de
 # %% ../nbs/03a_other_models.ipynb #c042
 def _find_folder(name: str) -> Path:
     "A folder, or the one that Hugging Face's library has for a name on its hub; else a `UserError`."
-    if (folder := Path(name)).is_dir(): return folder
+    if name and (folder := Path(name)).is_dir(): return folder
     owner = name.partition('/')[0]
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name) or owner.startswith('.') or Path(owner).exists():
         raise UserError(f'there is no file or folder {name!r}; --model takes what ffn_train wrote, a nanoGPT '
