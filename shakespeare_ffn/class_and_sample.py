@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from .core import float64
-from .corpus_keys import KeyIndex
+from .corpus_keys import KeyIndex, check_index
 from .cosine_sims import SparseCounts
 from .model import plain_state
 from .nearest_strings import Nearest
@@ -22,6 +22,7 @@ from .nearest_strings import Nearest
 def key_distributions(outputs: KeyIndex, # of the activation 'output'
                      ) -> torch.Tensor:  # (n_keys, vocab_size) float32
     "The model's distribution for the character after each string of an index."
+    check_index(outputs, part='output')
     head, last_block = outputs.model.head, outputs.keys[-1]
     return torch.cat([head(some.float()).softmax(-1) for some in last_block.split(2**15)])
 

@@ -7,11 +7,12 @@ __all__ = ['SIGNS', 'WEIGHTS', 'WHOLE', 'COLOURS', 'BLOCK_COLOURS', 'PART_COLOUR
            'show_text', 'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device',
            'accelerator', 'Processes', 'processes', 'join_processes', 'true_float32', 'float64', 'scale', 'by_scale',
            'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table', 'named_path', 'cache_dir',
-           'read_file', 'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took',
-           'fast_arithmetic', 'fast_integers', 'use_style']
+           'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept', 'keep_tensors',
+           'kept_tensors', 'stamp', 'machine', 'took', 'fast_arithmetic', 'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
-import argparse, codecs, functools, hashlib, json, math, os, platform, re, sys, threading, time, unicodedata
+import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
+import unicodedata
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from importlib.resources import files
 from pathlib import Path
@@ -334,11 +335,34 @@ def cache_dir() -> Path:
                         'set SHAKESPEARE_FFN_CACHE to a folder for the cache') from e
 
 # %% ../nbs/00_core.ipynb #c030
+def _unreadable(path) -> str: # '' for a file that can be read
+    "Why a path cannot be read as a file. What is no file may never end, as pipes and devices do."
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode): open(path, 'rb').close()
+    except (OSError, ValueError) as e: # a path with a null character is a ValueError
+        return getattr(e, 'strerror', None) or str(e)
+    if stat.S_ISREG(mode): return ''
+    return 'it is a folder' if stat.S_ISDIR(mode) else 'it is a pipe or a device'
+
 def read_file(path) -> bytes:
     "The content of a file, or a `UserError` that says why it cannot be read."
-    try: return Path(path).read_bytes()
-    except (OSError, ValueError) as e: # a path with a null character is a ValueError
-        raise UserError(f'cannot read {path}: {getattr(e, "strerror", None) or e}; check the path') from e
+    why = _unreadable(path)
+    try:
+        if not why: return Path(path).read_bytes()
+    except OSError as e: why = e.strerror or e
+    raise UserError(f'cannot read {path}: {why}; check the path')
+
+# %% ../nbs/00_core.ipynb #fo2
+def file_name(s: str) -> str:
+    "For an option: what may name a file, as an empty text does not."
+    if s: return s
+    raise argparse.ArgumentTypeError("'' names no file; name one, or leave the option out")
+
+def existing_file(s: str) -> str:
+    "For an option: the name of a file that can be read."
+    if why := _unreadable(file_name(s)): raise argparse.ArgumentTypeError(f'cannot read {s!r}: {why}')
+    return s
 
 # %% ../nbs/00_core.ipynb #c032
 def _sync_folder(folder: Path):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['plain_keys', 'TrieForward', 'LibraryForward', 'PlainForward', 'forward_of', 'alphabetical_ids', 'by_endings',
            'identity', 'index_path', 'BadIndex', 'read_json', 'read_manifest', 'KeyIndex', 'human', 'say', 'beside',
-           'locked', 'check_room', 'progress_bar', 'build', 'disk_faults', 'remove_damaged', 'corpus_index']
+           'locked', 'check_room', 'progress_bar', 'build', 'disk_faults', 'remove_damaged', 'corpus_index',
+           'check_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
 import copy, errno, hashlib, json, math, os, shutil, sys, time
@@ -24,7 +25,7 @@ from .core import UserError, cache_dir, fast_arithmetic, scale, true_float32, wr
 from .data import Corpus, prompt_ids
 from .hooks import ACTIVATIONS, capture
 from .model import Transformer, check_plain, evaluating, plain_state, snapshot
-from .other_models import Decoder, HuggingFaceModel
+from .other_models import Decoder, HuggingFaceModel, check_tokens
 
 # %% ../nbs/04_corpus_keys.ipynb #c006
 def _of_blocks(model: Decoder, tokens, part, **options) -> list: # of (batch, time, n_embed), block by block
@@ -734,6 +735,7 @@ def corpus_index(corpus: Corpus, model: Decoder,
                 ) -> KeyIndex:
     "The index of a corpus and a model at this scale: opened if it is there and sound, built (again) if not."
     if length > model.context: raise UserError(f'a length of {length} exceeds the context of {model.context}')
+    check_tokens(corpus, model)
     strings, model = corpus.substrings(length), snapshot(model)
     wanted = _identities(corpus, model, length, arithmetic, part)
     path = index_path(wanted[0])
@@ -743,3 +745,20 @@ def corpus_index(corpus: Corpus, model: Decoder,
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path, quiet, waiting):
             return _open_or_build(path, wanted[0], strings, model, quiet, watch)
+
+# %% ../nbs/04_corpus_keys.ipynb #ci2
+def check_index(index, # of `corpus_index`, or in shards
+                corpus: Corpus = None, model: Decoder = None, # what is given with it
+                part=None): # the activation that is needed; default: any
+    "A `UserError` if an index belongs to another text or model, or holds another activation of each block."
+    given = []
+    if corpus is not None: given.append(('text', 'corpus_sha256', corpus.sha256))
+    if model is not None: given.append(('weights', 'weights_sha256', model.hash))
+    for what, name, asked in given:
+        if (found := index.identity[name]) != asked:
+            raise UserError(f'the index belongs to the {what} {found[:12]}, and is given with {asked[:12]}; '
+                            'give the index of these, corpus_index(corpus, model)')
+    if corpus is not None: check_tokens(corpus, index.model)
+    if part and (found := _part_of(index.identity)) != part:
+        raise UserError(f'the index holds {found!r} of each block, and {part!r} is needed; '
+                        f'give corpus_index(corpus, model, part={part!r})')

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from .hooks import capture, run_from
+from .hooks import capture, check_block, run_from
 from .model import Transformer
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c006
@@ -68,6 +68,7 @@ def ablate(model: Transformer,
            alone=False,   # send the last position on alone, the article's way; default: with the earlier ones
           ) -> torch.Tensor: # (n, vocab_size) logits
     "What the model says when a block's output lacks one of its parts at the last position."
+    check_block(block, len(model.blocks))
     x = acts[f'blocks.{block}.output']
     if alone: x = x[:, -1:]
     if part is not None:

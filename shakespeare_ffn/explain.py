@@ -24,7 +24,8 @@ from filelock import FileLock, Timeout
 from .corpus_keys import KeyIndex, human, say
 from .cosine_sims import LARGE, shared_threshold_attention, similar
 from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerator
-from .core import by_scale, cache_dir, command, device, quoted, scale, show_char, show_text
+from .core import by_scale, cache_dir, command, device, existing_file, file_name
+from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
@@ -460,13 +461,22 @@ def _add_approximation(p: Parser):
     p.add_argument('--weights', type=_numbers, metavar='W,W,…', help='by thresholds: a number for each block')
     p.add_argument('--article', action='store_true', help="by the article's own thresholds and weights")
 
+# %% ../nbs/08_explain.ipynb #mn1
+def _model_name(s: str) -> str:
+    "For an option: a file that can be read, a folder with a model, or what may be a name on a hub."
+    if os.path.isdir(s):
+        if any(os.path.exists(os.path.join(s, name)) for name in ('config.json', 'ckpt.pt')): return s
+        raise argparse.ArgumentTypeError(f'cannot read {s!r}: it is a folder without a config.json')
+    of_weights = Path(s).suffix in ('.safetensors', '.pt', '.pth')
+    return existing_file(s) if of_weights or os.path.exists(s) else file_name(s)
+
 # %% ../nbs/08_explain.ipynb #om1
 def add_model(p: Parser, required=False):
     "Of which model, over which text."
-    p.add_argument('--model', metavar='FILE', required=required,
+    p.add_argument('--model', type=_model_name, metavar='FILE', required=required,
                    help="another model: what ffn_train wrote, a nanoGPT checkpoint (.pt), "
                         "a folder of Hugging Face's or a name on its hub")
-    p.add_argument('--text', metavar='FILE', help='its text (default: Tiny Shakespeare)')
+    p.add_argument('--text', type=existing_file, metavar='FILE', help='its text (default: Tiny Shakespeare)')
 
 # %% ../nbs/08_explain.ipynb #nt01
 class Opened(NamedTuple):
@@ -484,6 +494,19 @@ def opened(args, on='cpu') -> Opened:
             'not be what it learned from.')
     return Opened(corpus, model)
 
+# %% ../nbs/08_explain.ipynb #c056
+def _figure_name(s: str) -> str:
+    "The name of a file to which a figure can be saved."
+    from matplotlib.backend_bases import FigureCanvasBase
+    kinds, wrong = FigureCanvasBase.get_supported_filetypes(), argparse.ArgumentTypeError
+    if Path(file_name(s)).suffix.lstrip('.') not in kinds:
+        raise wrong(f'a figure cannot be saved as {s!r}; end its name in .png, .svg or .pdf')
+    if os.path.exists(s) and not (os.path.isfile(s) and os.access(s, os.W_OK)):
+        raise wrong(f'cannot write {s!r}: what is there is no file, or not writable; name another')
+    if not os.access(Path(s).absolute().parent, os.W_OK):
+        raise wrong(f'cannot write {s!r}: its folder is missing or not writable; name another')
+    return s
+
 # %% ../nbs/08_explain.ipynb #c052
 def _explain_parser() -> Parser:
     "The arguments of `ffn_explain`."
@@ -496,7 +519,8 @@ def _explain_parser() -> Parser:
     add_model(p)
     p.add_argument('--device', type=device, default='cpu',
                    help="where to compute, such as 'cuda' (default: cpu)")
-    p.add_argument('--figure', metavar='FILE', help='save a figure as well (.png, .svg, .pdf)')
+    p.add_argument('--figure', type=_figure_name, metavar='FILE',
+                   help='save a figure as well (.png, .svg, .pdf)')
     p.add_argument('--json', action='store_true', help='print the explanation as JSON')
     return p
 
@@ -514,16 +538,6 @@ def _chosen_approximation(args, model: Transformer): # → Approximation or Near
     if not (thresholds or args.weights): return tuned
     return Approximation(thresholds or tuned.thresholds, args.weights or tuned.weights)
 
-# %% ../nbs/08_explain.ipynb #c056
-def _check_figure(path):
-    "A `UserError` if a figure cannot be saved there."
-    if path is None: return
-    from matplotlib.backend_bases import FigureCanvasBase
-    if Path(path).suffix.lstrip('.') not in FigureCanvasBase.get_supported_filetypes():
-        raise UserError(f'a figure cannot be saved as {path!r}; end its name in .png, .svg or .pdf')
-    if not os.access(Path(path).absolute().parent, os.W_OK):
-        raise UserError(f'cannot write {path!r}: its folder is missing or not writable; name another')
-
 # %% ../nbs/08_explain.ipynb #v009
 def _save_figure(explanation: Explanation, path):
     try: explanation.plot().savefig(path, dpi=150)
@@ -535,8 +549,6 @@ def _run_explain(argv) -> str:
     args = _explain_parser().parse_args(argv)
     prompt = _typed(args.prompt)
     note_line_ends(prompt, 'the prompt')
-    # a figure that cannot be written is refused before anything is computed
-    _check_figure(args.figure)
     corpus, model = opened(args, args.device)
     approximation = _chosen_approximation(args, model)
     with joined() as (_, rank):

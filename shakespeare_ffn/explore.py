@@ -23,7 +23,7 @@ from waitress import create_server
 
 from .core import Parser, UserError, accelerator, command, device, float64, reference
 from .core import show_char, show_text, true_float32
-from .corpus_keys import KeyIndex, corpus_index, say
+from .corpus_keys import KeyIndex, check_index, corpus_index, say
 from .cosine_sims import TILE, Batch, matches, norms, unit
 from .data import SHA256, Corpus, prompt_ids
 from .explain import add_model, opened
@@ -80,6 +80,7 @@ class PageData:
     "Tells a page of prompts as long as an index' strings."
     @plain_state()
     def __init__(self, corpus: Corpus, index: KeyIndex):
+        check_index(index, corpus, part='ffwd')
         self.corpus, self.index, self.model = corpus, index, index.model
         self.n_layer, self.length = len(index.keys), index.strings.length
         self.values = index.next_counts()

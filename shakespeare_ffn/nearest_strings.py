@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETAS', 'pairs_above', 'Nearest', 'nearest_keys', 'shared_nearest_keys', 'nearest_by', 'nearest_to', 'vote',
-           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'Tuned', 'tuned_vote', 'calibrate_nearest',
-           'nearest_approximation', 'prompt_neighbours']
+           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'Tuned', 'tuned_vote', 'tune_nearest',
+           'calibrate_nearest', 'nearest_approximation', 'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
@@ -20,7 +20,7 @@ from tqdm.std import tqdm
 
 from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
-from .corpus_keys import KeyIndex, corpus_index
+from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Pairs, Similar, SparseCounts, batches, best_device, cosine
 from .cosine_sims import error_bound, exceeding, find_true, list_pairs, pair_cosines, pairs
 from .cosine_sims import unit, waiting_group, watched
@@ -331,6 +331,11 @@ class Vote:
             raise UserError('beta, power and share of a vote are numbers from 0 up, its block a whole one; '
                             f'got {numbers}')
 
+    def check(self, n_layer: int):
+        "A `UserError` if its block is not there."
+        if self.block >= n_layer: raise UserError(f'a vote of block {self.block}; the model has {n_layer}')
+        return self
+
     def __str__(self): return f'block {self.block}' + self.centred*', centred'
 
 # %% ../nbs/07c_nearest_strings.ipynb #v003
@@ -348,6 +353,7 @@ def nearest(self: Vote,
             keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
             k: int, exclude=None, progress=False) -> Nearest: # as in nearest_keys
     "The nearest keys among the block's vectors, found on a GPU where there is one."
+    self.check(len(keys))
     queries, keys = queries[self.block], keys[self.block]
     mean = mean_key(keys) if self.centred else None
     queries, keys = queries.to(accelerator()), keys.to(accelerator())
@@ -373,9 +379,7 @@ class NearestApproximation:
 
     def check(self, n_layer: int):
         "A `UserError` if a vote is of a block that is not there."
-        for vote in self.votes:
-            if vote.block >= n_layer:
-                raise UserError(f'a vote of block {vote.block}; the model has {n_layer}')
+        for vote in self.votes: vote.check(n_layer)
         return self
 
 # %% ../nbs/07c_nearest_strings.ipynb #v007
@@ -432,7 +436,7 @@ def evidence(self: NearestApproximation,
              device='cpu') -> list: # of Evidence, one a vote; found on the processor, whatever the device
     "The nearest strings of each vote, weighed."
     def of(v):
-        block = keys[v.block]
+        block = keys[v.check(len(keys)).block]
         minus = mean_key(block) if v.centred else 0.
         return v._evidence(nearest_to(query[v.block].cpu(), block, self.k, exclude, minus))
     return [of(v) for v in self.votes]
@@ -444,6 +448,7 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
                progress=False) -> Nearest: # as `nearest`
     "`nearest` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.nearest(queries, index.keys, k, exclude, progress)
+    self.check(index.model.n_layer)
     queries, exclude = queries[self.block], torch.as_tensor(exclude)
     k = min(k, len(index) - int((exclude >= 0).any()))
     minus = index.mean_key(self.block) if self.centred else None
@@ -601,7 +606,7 @@ def enough(self: _Tuning, k: int, distance: float, v: Vote) -> int:
     return k
 
 # %% ../nbs/07c_nearest_strings.ipynb #k008
-def _tuning(corpus, model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
+def _tuning(model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
     "The last strings of the order in which the article's prompts are the first."
     strings = index.strings
     ids = prompt_ids(strings, len(strings))[-min(n, 2**28//model.vocab_size + 1):]
@@ -619,21 +624,31 @@ def _nearest_file(model: Decoder) -> Path:
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025b
 @plain_state()
-def calibrate_nearest(corpus: Corpus,
-                      model: Decoder,
-                      index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
-                      n=2000, # strings to tune on; fewer if what the model says of them would exceed 1 GB
-                      k=1000, # neighbours; more, where these are too few
-                      betas=BETAS, progress=True) -> NearestApproximation:
-    "Find how the nearest strings of a model vote best, and keep it in the user's cache."
-    index = index or corpus_index(corpus, model)
-    tuning = _tuning(corpus, model, index, n, betas)
+def tune_nearest(model: Decoder, # that is to be told; the vectors may be another's
+                 index: KeyIndex | ShardedIndex,
+                 n=2000, # strings to tune on; fewer if what the model says of them would exceed 1 GB
+                 k=1000, # neighbours; more, where these are too few
+                 betas=BETAS, progress=True) -> NearestApproximation:
+    "Find how the nearest strings of an index say best what a model says."
+    tuning = _tuning(model, index, n, betas)
     ranked = tuning.ranked(k, progress)
     if (needed := tuning.enough(k, *ranked[0][:2])) > k:
         k, ranked = needed, tuning.ranked(needed, progress)
     _, votes, says = zip(*ranked)
     pair = _best_pair(votes, says, tuning.probs)
-    found = NearestApproximation(k, pair, f'tuned on {len(tuning.own):,} strings', index.strings.length)
+    return NearestApproximation(k, pair, f'tuned on {len(tuning.own):,} strings', index.strings.length)
+
+# %% ../nbs/07c_nearest_strings.ipynb #tn2
+@plain_state()
+def calibrate_nearest(corpus: Corpus,
+                      model: Decoder,
+                      index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
+                      n=2000, k=1000, betas=BETAS, progress=True, # as in `tune_nearest`
+                     ) -> NearestApproximation:
+    "Find how the nearest strings of a model vote best, and keep it in the user's cache."
+    index = index or corpus_index(corpus, model)
+    check_index(index, corpus, model, 'ffwd')
+    found = tune_nearest(model, index, n, k, betas, progress)
     keep(_nearest_file(model), json.dumps(asdict(found)).encode())
     return found
 
@@ -665,6 +680,7 @@ def prompt_neighbours(index: KeyIndex,
                       progress=True) -> Nearest:
     "The nearest strings of the article's first prompts, each without itself, kept in the user's cache."
     k, n_prompts = k or by_scale(1000, 100), n_prompts or by_scale(20_000, 200)
+    v.check(len(index.keys))
     file = _neighbours_file(index, v, n_prompts, k)
     if found := kept_tensors(file): return Nearest(found['rows'].long(), found['cosines'])
     ids = prompt_ids(index.strings, n_prompts)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Decoder', 'FileTokenizer', 'load_nanogpt', 'HuggingFaceModel', 'load_huggingface', 'open_model', 'corpus_for',
-           'check_match']
+           'check_tokens', 'check_match']
 
 # %% ../nbs/03a_other_models.ipynb #c003
 import hashlib, io, json, pickle, re, sys, zipfile
@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 
 from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file, show_text
 from .data import CharTokenizer, Corpus, Tokenized, load_corpus, place_in
-from .hooks import Place
+from .hooks import Place, check_block
 from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
 from .model import plain_state, weights_hash
 
@@ -305,7 +305,7 @@ _FAMILIES = dict(gpt_neox=_Family('gpt_neox.layers', 'attention', 'mlp', 'mlp.de
 # %% ../nbs/03a_other_models.ipynb #c042
 def _find_folder(name: str) -> Path:
     "A folder, or the one that Hugging Face's library has for a name on its hub; else a `UserError`."
-    if (folder := Path(name)).is_dir(): return folder
+    if name and (folder := Path(name)).is_dir(): return folder
     owner = name.partition('/')[0]
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', name) or owner.startswith('.') or Path(owner).exists():
         raise UserError(f'there is no file or folder {name!r}; --model takes what ffn_train wrote, a nanoGPT '
@@ -396,6 +396,7 @@ class HuggingFaceModel(nn.Module):
 @patch
 def place(self: HuggingFaceModel, block: int, part: str) -> Place:
     "Where an activation of a block is found."
+    check_block(block, self.n_layer)
     b, f = self.inner.get_submodule(self.family.layers)[block], self.family
     places = dict(input=(b, True), sa=(b.get_submodule(f.sa), False), hidden=(b.get_submodule(f.out), True),
                   ffwd=(b.get_submodule(f.ffwd), False), output=(b, False))
@@ -486,6 +487,14 @@ def corpus_for(model: Decoder, path=None) -> Corpus: # path: of a text; default:
     if own or len(corpus.tokens) > least: return corpus
     raise UserError(f'{path or "Tiny Shakespeare"} has {len(corpus.tokens):,} tokens, fewer than the '
                     f'{least+1} that fill a context and follow it; give a longer text')
+
+# %% ../nbs/03a_other_models.ipynb #ct1
+def check_tokens(corpus: Corpus, model: Decoder):
+    "A `UserError` if a text is not in the tokens of a model, so far as the model has any."
+    tokenizer = getattr(model, 'tokenizer', None)
+    if tokenizer is None or _same_vocabulary(tokenizer, corpus.tokenizer): return
+    raise UserError(f'the text has {len(corpus.tokenizer):,} {corpus.tokenizer.kind} and the model '
+                    f'{len(tokenizer):,} others; open both with open_model(…) and corpus_for(model, …)')
 
 # %% ../nbs/03a_other_models.ipynb #c054
 def check_match(corpus: Corpus, model: Decoder):

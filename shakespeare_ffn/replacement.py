@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import torch
 from fastcore.basics import patch
 
-from .hooks import capture, hooked
+from .hooks import capture, check_block, hooked
 from .model import Transformer, evaluating, plain_state
 
 # %% ../nbs/19_cause.ipynb #c006
@@ -62,9 +62,8 @@ def __call__(self: LastPosition,
              replacements={}, # block → (n, n_embed)
             ) -> torch.Tensor: # (n, vocab_size) probabilities
     "What the model predicts with these vectors in place of its feed-forward outputs."
-    first, n_layer = min(replacements, default=0), len(self.before)
-    if unknown := set(replacements) - set(range(n_layer)):
-        raise ValueError(f'block {unknown.pop()} is out of range: 0 to {n_layer-1}')
+    for b in replacements: check_block(b, len(self.before))
+    first = min(replacements, default=0)
     # blocks below the first replacement say what they said
     x = self.before[first]
     for b, block in [*enumerate(self.model.blocks)][first:]:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from .core import UserError, write_atomically
-from .corpus_keys import KeyIndex
+from .corpus_keys import KeyIndex, check_index
 from .cosine_sims import threshold_attention
 from .data import Corpus, prompt_ids
 from .embedding_adjustments import block_vectors
@@ -42,6 +42,7 @@ def examine(corpus: Corpus,
            ) -> dict: # name → tensor
     """How far rules are from a model, prompt by prompt; no prompt is among its own strings.
     `distance` and `same` of a rule are (n,), `matches` (n_layer, n); `unigram` is a distance (n,)."""
+    check_index(index, corpus)
     strings, model, unigram = index.strings, index.model, unigram_distribution(corpus)
     ids = prompt_ids(strings, n_prompts)
     queries, own = index.queries(strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()

@@ -25,8 +25,9 @@ from .corpus_keys import read_json, read_manifest, remove_damaged, say
 from .cosine_sims import LARGE, Counted, Similar, SparseCounts, threshold_attention
 from .cosine_sims import waiting_group, watched
 from .data import PIECE, Corpus, Substrings, rank_windows
+from .hooks import check_block
 from .model import plain_state, snapshot
-from .other_models import Decoder
+from .other_models import Decoder, check_tokens
 from .text_analysis import count_pairs, next_counts
 
 # %% ../nbs/06a_shards.ipynb #s007
@@ -308,6 +309,7 @@ def _build_shard(work: _Work, i: int, step):
 def _plan(corpus, model, length: int, arithmetic, size: int, peers: Peers) -> _Work:
     "Decide what to build; the first process' arithmetic counts."
     with peers.agreed():
+        check_tokens(corpus, model)
         longest = min(model.context, len(corpus.tokens))
         if not 1 <= length <= longest:
             raise UserError(f'a length of {length} is out of range: 1 to {longest}')
@@ -590,6 +592,7 @@ def best(self: ShardedIndex,
 @plain_state()
 def mean_key(self: ShardedIndex, block: int) -> torch.Tensor: # (n_embed,) float32
     "What all keys of a block have in common."
+    check_block(block, self.identity['shape'][0])
     total = torch.zeros(self.identity['shape'][2], dtype=torch.float64)
     for shard in self.shards:
         for some in shard.keys[block].split(2**14): total += some.double().sum(0)

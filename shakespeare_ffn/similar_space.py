@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .corpus_keys import KeyIndex, corpus_index, say
+from .corpus_keys import KeyIndex, check_index, corpus_index, say
 from .cosine_sims import Counted, Similar, SparseCounts, Values, best_device, block_counts
 from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
@@ -167,6 +167,7 @@ def prompt_counts(corpus: Corpus,
     "`threshold_attention` for the article's first prompts at length 10, kept in the user's cache."
     t = check_thresholds(thresholds, model.n_layer)
     index = index or corpus_index(corpus, model)
+    check_index(index, corpus, model)
     n_prompts = n_prompts or by_scale(20_000, 200)
     # what is kept already, then the rest
     found = _kept_counts(index, n_prompts, t)
@@ -467,6 +468,7 @@ def calibrate(corpus: Corpus,
               progress=True) -> Approximation:
     "Find thresholds and weights, coarse on a few strings, then fine; keep them in the user's cache."
     index = index or corpus_index(corpus, model)
+    check_index(index, corpus, model, 'ffwd')
     source, n = _Source(corpus, index), min(n, len(index.strings))
     if source.tokens is None: n = min(n, _ENTRIES//(13*model.n_layer*source.values.width) + 1)
     def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it

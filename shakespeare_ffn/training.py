@@ -22,8 +22,8 @@ from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
-from .core import fast_arithmetic, join_processes, machine, processes, reference, scale
-from .core import true_float32, write_atomically
+from .core import existing_file, fast_arithmetic, file_name, join_processes, machine, processes
+from .core import read_file, reference, scale, true_float32, write_atomically
 from .data import Corpus, Split, load_corpus
 from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
 from .model import save_model
@@ -341,13 +341,15 @@ def save(self: Run, path: Path):
 def _damaged(path) -> UserError:
     return UserError(f'{path} is not a readable checkpoint; remove it and start anew')
 
-def _read_checkpoint(path) -> dict: # None if a check sum is wrong
+def _read_checkpoint(path) -> dict: # None if a check sum is wrong, or it is none
     "What a checkpoint holds; a `UserError` if it cannot be read or is damaged."
+    if not Path(path).is_file(): read_file(path) # says what is wrong
     try:
         with zipfile.ZipFile(path) as z: wrong = z.testzip()
-        return None if wrong else torch.load(path, weights_only=True, map_location='cpu')
+        found = None if wrong else torch.load(path, weights_only=True, map_location='cpu')
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror or e}; check the path') from e
     except Exception as e: raise _damaged(path) from e
+    return found if isinstance(found, dict) else None
 
 # %% ../nbs/02_training.ipynb #h1B
 @patch
@@ -729,7 +731,7 @@ def _parser() -> Parser:
                description='Train the model, on Tiny Shakespeare or on a text of your own.')
     p.add_argument('--seed', type=_seed_number, default=1337,
                    help='of weights, batches and dropout (default: 1337)')
-    p.add_argument('--text', metavar='FILE', help='train on this text (UTF-8)')
+    p.add_argument('--text', type=existing_file, metavar='FILE', help='train on this text (UTF-8)')
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N',
                    help="how many (default: the recipe's); the schedule is stretched to it")
@@ -740,7 +742,7 @@ def _parser() -> Parser:
                    help='stop at the first evaluation that finds the training loss so low')
     p.add_argument('--device', type=device, default=accelerator(),
                    help="such as 'cuda' (default: a GPU where there is one, else cpu)")
-    p.add_argument('--output', metavar='FILE',
+    p.add_argument('--output', type=file_name, metavar='FILE',
                    help='the weights to write (default: in the cache folder); '
                         'FILE.checkpoint and FILE.png go beside it')
     p.add_argument('--resume', action='store_true', help='go on where a run with the same options stopped')

@@ -1,24 +1,26 @@
 """`ffn_explain`: what it answers, and what bad input gets.
 
 That is one line that says what to do, exit code 2, and nothing else."""
-import json, os, shutil, subprocess, sys
+import importlib, json, os, re, shutil, subprocess, sys
+from contextlib import contextmanager
 from pathlib import Path
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn.core import WEIGHTS
+from shakespeare_ffn.core import WEIGHTS, UserError, read_file
+from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explain import explain, main
-from shakespeare_ffn.model import Config, Transformer, save_model, weights_hash
+from shakespeare_ffn.model import Config, Transformer, load_model, save_model, weights_hash
 
 MAIN = 'from shakespeare_ffn.explain import main; main()'
 
-def refused(capsys, *args) -> str:
+def refused(capsys, *args, run=main, name='ffn_explain') -> str: # name: of the command that is run
     "The line on standard error of a command that ends with exit code 2 and prints nothing else."
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended: main([str(a) for a in args])
+    with pytest.raises(SystemExit) as ended: run([str(a) for a in args])
     out, err = capsys.readouterr()
     assert (ended.value.code, out, err.count('\n')) == (2, '', 1), err
-    assert err.startswith('ffn_explain: ') and 'Traceback' not in err
+    assert err.startswith(f'{name}: ') and 'Traceback' not in err
     return err
 
 def answer(capsys, *args) -> str:
@@ -60,6 +62,55 @@ def test_fault(capsys, tmp_path, monkeypatch, args, says):
     line = refused(capsys, *args)
     assert all(s in line for s in says), line
     assert list(tmp_path.iterdir()) == [] # nothing half-written
+
+SETTINGS = (Path(__file__).resolve().parents[1]/'settings.ini').read_text(encoding='utf-8')
+COMMANDS = {name: (module, run) for name, module, run in re.findall(r'(ffn_\w+)=([\w.]+):(\w+)', SETTINGS)}
+
+@contextmanager
+def as_another_user():
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try: yield
+    finally: os.seteuid(0)
+
+def no_files(folder, ending) -> list: # names
+    "What an option that names a file must not be given."
+    names = {kind: folder/f'{kind}{ending}' for kind in ('folder', 'pipe', 'device')}
+    names['folder'].mkdir()
+    os.mkfifo(names['pipe'])
+    names['device'].symlink_to('/dev/zero')
+    return ['', *names.values()]
+
+@pytest.mark.posix
+@pytest.mark.parametrize('name', COMMANDS)
+def test_options_that_name_no_file(capsys, tmp_path, name):
+    module, run = COMMANDS[name]
+    run = getattr(importlib.import_module(module), run)
+    def wrong(option, value):
+        line = refused(capsys, f'{option}={value}', run=run, name=name)
+        assert option in line and (str(value) or "''") in line
+    with pytest.raises(SystemExit): run(['--help'])
+    options = re.findall(r'^  (--\w+) FILE', capsys.readouterr().out, re.M)
+    assert options or name in ('ffn_cache', 'ffn_counts')
+    for option in options:
+        ending = {'--figure': '.png', '--model': '.pt'}.get(option, '.txt')
+        folder = tmp_path/option
+        folder.mkdir()
+        for value in no_files(folder, ending): wrong(option, value)
+        if option in ('--output', '--figure'): continue # they are made
+        wrong(option, folder/f'nowhere{ending}')
+        secret = folder/f'secret{ending}'
+        secret.touch(0o000)
+        with as_another_user(): wrong(option, secret)
+
+@pytest.mark.posix
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path/'pipe.safetensors')
+    for path in tmp_path/'pipe.safetensors', '/dev/zero':
+        for read in read_file, load_corpus, load_model:
+            with pytest.raises(UserError, match='it is a pipe or a device'): read(path)
 
 def test_a_device_that_is_not_there(capsys):
     if torch.cuda.is_available(): pytest.skip('it is there')

@@ -66,6 +66,16 @@ def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     write(project/'shakespeare_ffn'/'data.py', 'x = 1') # all stand on the package
     assert all(gpu.fingerprint(stage, project) != before[stage.name] for stage in gpu.stages(project, True))
 
+def test_what_others_note_meanwhile_is_kept(project, tmp_path, monkeypatch):
+    kept = tmp_path/'smoke.json'
+    def run_stage(*_):
+        kept.write_text('{"another": {"result": "held"}}', encoding='utf-8')
+        return dict(result='held', seconds=1, why='')
+    monkeypatch.setattr(gpu, 'run_stage', run_stage)
+    [first, *_] = gpu.stages(project, True)
+    assert gpu.run_stages([first], project, tmp_path, 'smoke', 9)[first.name]['result'] == 'held'
+    assert set(gpu.reproduce.read_json(kept)) == {'another', first.name}
+
 def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available(): pytest.skip('there is one')
     with pytest.raises(gpu.UserError, match='there is no GPU here'): gpu.gpu([])

@@ -712,7 +712,9 @@ def test_wrong_folders(tmp_path, tokenizer_file, text, capsys, monkeypatch):
     assert 'give ' + str(folder) in fails(capsys, '--model', folder/'model.safetensors', '--text', text)
     for name in '/no/such/folder', 'no-such-folder', '../no/such':
         assert 'no file or folder' in fails(capsys, '--model', name, '--text', text)
-    assert 'config.json' in fails(capsys, '--model', '', '--text', text)
+    assert "--model: '' names no file" in fails(capsys, '--model', '', '--text', text)
+    monkeypatch.chdir(folder) # which is not what an empty text names
+    with pytest.raises(UserError, match="no file or folder ''"): open_model('')
     broken('tokenizer.json', b'{}', 'is not a readable tokenizer')
 
 def test_wrong_checkpoints(tmp_path, text, corpus, capsys):

@@ -105,6 +105,54 @@ def test_it_goes_on_after_a_failure(tool, project):
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
 
+def changed_file(path, how): # how: somebody else does it while the notebook runs
+    if how == 'edited': write(path, "print('new')")
+    elif how == 'half merged': path.write_text('<<<<<<< HEAD', encoding='utf-8')
+    elif how == 'removed': path.unlink()
+
+@pytest.fixture
+def meanwhile(tool, monkeypatch):
+    "Have something done while notebooks run."
+    def do(what):
+        execute = tool.NotebookClient.execute
+        monkeypatch.setattr(tool.NotebookClient, 'execute', lambda client: (execute(client), what()))
+    return do
+
+@pytest.mark.parametrize('how', ['edited', 'half merged', 'removed'])
+def test_a_notebook_that_changes_while_it_runs_is_left_as_it_is(tool, project, meanwhile, how):
+    path, found = project/'nbs'/'00_data.ipynb', []
+    def change():
+        changed_file(path, how)
+        found.append(path.exists() and path.read_bytes())
+    meanwhile(change)
+    with pytest.raises(tool.UserError, match='00_data.ipynb was changed while it ran.*not written; run it '):
+        tool.reproduce([])
+    assert [path.exists() and path.read_bytes()] == found
+    assert not (project/'cache'/'reproduced.json').exists() # it is to be run again
+
+def test_outputs_that_somebody_else_cleans_meanwhile_are_written(tool, project, meanwhile):
+    path = project/'nbs'/'00_data.ipynb'
+    tool.reproduce([str(path)])
+    written = path.read_bytes()
+    def clean():
+        nb = nbformat.read(path, 4)
+        for cell in nb.cells: cell.outputs, cell.metadata = [], {'tags': ['x']}
+        nbformat.write(nb, path)
+    meanwhile(clean)
+    tool.reproduce([str(path)])
+    assert path.read_bytes() == written
+
+def test_what_others_note_meanwhile_is_kept(tool, project, meanwhile):
+    summary, kept = project/'results'/'summary.json', project/'cache'/'reproduced.json'
+    def note():
+        found = json.loads(summary.read_text(encoding='utf-8'))
+        summary.write_text(json.dumps(found | dict(seconds={'01_model': 77})), encoding='utf-8')
+        kept.write_text('{"another": {"fingerprint": "x"}}', encoding='utf-8')
+    meanwhile(note)
+    tool.reproduce([str(project/'nbs'/'00_data.ipynb')])
+    assert json.loads(summary.read_text(encoding='utf-8'))['seconds'].get('01_model') == 77
+    assert {'another', '00_data'} == set(json.loads(kept.read_text(encoding='utf-8')))
+
 def test_progress_bars_are_left_out(tool, project):
     path = project/'nbs'/'00_data.ipynb'
     write(path, "import sys\nfrom tqdm.std import tqdm\nfor _ in tqdm(range(3)): pass",

@@ -379,7 +379,7 @@ LACKS = [dict(model={}), dict(optimisers=[]), dict(optimisers=None), dict(genera
          dict(seconds='long'), dict(identity=None), dict(done=...)]
 
 @pytest.mark.parametrize('change', LACKS)
-def test_a_checkpoint_that_lacks_something(a_checkpoint, tmp_path, change):
+def test_a_checkpoint_that_lacks_something(a_checkpoint, tmp_path, change, recwarn):
     args, raw = a_checkpoint
     state = {k: v for k, v in (torch.load(io.BytesIO(raw)) | change).items() if v is not ...}
     torch.save(state, tmp_path/'w')
@@ -388,6 +388,7 @@ def test_a_checkpoint_that_lacks_something(a_checkpoint, tmp_path, change):
         torch.save(other, tmp_path/'w')
         with pytest.raises(UserError, match='not a readable checkpoint'): new_run(*args).load(tmp_path/'w')
     with pytest.raises(UserError, match='cannot read'): new_run(*args).load(tmp_path)
+    assert [str(w.message) for w in recwarn] == [] # a tensor is not asked for what a dictionary has
 
 DISTRIBUTIONS = torch.rand(50, 65, generator=torch.Generator().manual_seed(0)).double().softmax(-1)
 

@@ -118,20 +118,20 @@ def table(found: dict) -> str: # found: name of a stage → what became of it
 
 def run_stages(some: list, root: Path, folder: Path, scale: str, limit: float) -> dict: # name → result
     "Run the stages that have not held yet, as they stand; what becomes of each is kept in the folder."
-    kept = folder/f'{scale}.json'
-    state = reproduce.read_json(kept)
+    kept, found = folder/f'{scale}.json', {}
     for stage in some:
         mark = fingerprint(stage, root)
-        before = state.get(stage.name, {})
+        before = found[stage.name] = reproduce.read_json(kept).get(stage.name, {})
         # what held still holds, if nothing that it depends on has changed
         if before.get('fingerprint') == mark and before['result'] == 'held': continue
         print(f'{stage.name} …', flush=True)
         log = folder/'logs'/f'{re.sub("[^0-9A-Za-z]+", "-", stage.name)}.log'
-        now = state[stage.name] = run_stage(stage, root, log, limit) | dict(fingerprint=mark)
-        # after each stage, so that a run that is stopped goes on from here
+        now = found[stage.name] = run_stage(stage, root, log, limit) | dict(fingerprint=mark)
+        # after each stage, so that a run that is stopped goes on from here; what others noted meanwhile stays
+        state = reproduce.read_json(kept) | {stage.name: now}
         write_atomically(kept, json.dumps(state).encode())
         print(f"  {now['result']} after {now['seconds']} seconds  {now['why']}".rstrip(), flush=True)
-    return {stage.name: state[stage.name] for stage in some}
+    return found
 
 def _parser() -> Parser:
     p = Parser('gpu', description=__doc__, allow_abbrev=False)

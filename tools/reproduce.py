@@ -71,9 +71,16 @@ def without_bars(cell):
     "Take progress bars out of a cell's outputs."
     if cell.cell_type == 'code': cell.outputs = [output for output in cell.outputs if not is_bar(output)]
 
+def cells_of(path: Path) -> list: # empty where the file holds no notebook, as in the middle of a merge
+    "What whoever edits a notebook may change: all but outputs and what cleaning takes away."
+    cells = read_json(path).get('cells', [])
+    return [[cell.get(part) for part in ('id', 'cell_type', 'source')] for cell in cells]
+
 def run(path: Path) -> float: # seconds
-    "Execute a notebook and keep its outputs, cleaned of noise; a `UserError` if a cell fails."
-    nb, start = nbformat.read(path, 4), time.perf_counter()
+    """Execute a notebook and keep its outputs, cleaned of noise.
+
+    A `UserError` if a cell fails, or if somebody has changed the cells meanwhile."""
+    before, nb, start = cells_of(path), nbformat.read(path, 4), time.perf_counter()
     with tqdm(total=len(nb.cells), unit=' cells', leave=False) as bar:
         def advance(cell, cell_index): bar.update(cell_index + 1 - bar.n)
         client = NotebookClient(nb, timeout=None, coalesce_streams=True, on_cell_complete=advance,
@@ -83,6 +90,9 @@ def run(path: Path) -> float: # seconds
             print(e, file=sys.stderr) # the cell and its trace, line by line
             raise UserError(f'{path.name} failed, as said above, and is left as it was; '
                             'what finished before is kept') from e
+    if cells_of(path) != before:
+        raise UserError(f'{path.name} was changed while it ran: it is left as it is now, and the outputs of '
+                        'its old cells are not written; run it again (what it computed is in the cache)')
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
     # a line of a cell on a line of its own, as Jupyter does
@@ -101,7 +111,11 @@ def summary(root: Path) -> list:
     "What the notebooks record, in their order."
     return [row for path in notebooks(root) for row in rows(path)]
 
-def write_summary(root: Path, took: dict): # took: notebook → seconds
+def known_seconds(root: Path) -> dict: return read_json(summary_file(root)).get('seconds', {})
+
+def write_summary(root: Path, took: dict): # took: notebook → seconds, of those that ran now
+    # what others have run meanwhile counts as well
+    took = known_seconds(root) | took
     seconds = {path.stem: round(took[path.stem]) for path in notebooks(root) if path.stem in took}
     lines = ',\n'.join('  ' + json.dumps(row) for row in summary(root))
     head = f' "stamp": {json.dumps(stamp())},\n "seconds": {json.dumps(seconds)},\n'
@@ -115,9 +129,9 @@ def read_json(path: Path) -> dict:
 
 def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it ran
     "Run the notebooks below `root` that are asked for, or else those that `kept` does not know to be done."
-    done, took = read_json(kept), read_json(summary_file(root)).get('seconds', {})
-    write_summary(root, took) # what the notebooks say now, whatever happened to the file
-    def changed(path): return done.get(path.stem, {}).get('fingerprint') != fingerprint(path, root)
+    write_summary(root, {}) # what the notebooks say now, whatever happened to the file
+    took = known_seconds(root)
+    def changed(path): return read_json(kept).get(path.stem, {}).get('fingerprint') != fingerprint(path, root)
     def about(paths): return f'about {max(1, round(sum(took.get(p.stem, 60) for p in paths)/60))} minutes'
 
     order, ran = asked or notebooks(root), []
@@ -133,9 +147,8 @@ def go_on(root: Path, kept: Path, asked=()) -> list: # of the notebooks that it 
         left = [later for later in order[i:] if later in likely]
         print(f'{path.stem}: {about([path])}; all that is left: {about(left)}', flush=True)
         before = fingerprint(path, root)
-        took[path.stem] = run(path)
-        done[path.stem] = dict(fingerprint=before)
-        write_summary(root, took) # later ones read it
+        write_summary(root, {path.stem: run(path)}) # later ones read it
+        done = read_json(kept) | {path.stem: dict(fingerprint=before)}
         write_atomically(kept, json.dumps(done).encode())
         ran.append(path)
     return ran

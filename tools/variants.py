@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from shakespeare_ffn.approximation_details import criterion, nearest, predicted_tokens
-from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device, scale
+from shakespeare_ffn.core import Parser, UserError, accelerator, by_scale, cache_dir, command, device
+from shakespeare_ffn.core import existing_file, scale
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.learned_embeddings import stage_embeddings
 from shakespeare_ffn.scores import examine, load_scores, mean_lengths, overlap, save_scores
 from shakespeare_ffn.model import Transformer, load_model, next_char_probs
-from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation
+from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation, tune_nearest
 from shakespeare_ffn.similar_space import article_approximation, calibrate, prompt_counts, tuned_approximation
 from shakespeare_ffn.svd_helpers import projection_cosine, subspaces
 from shakespeare_ffn.training import run_train
@@ -87,17 +88,15 @@ def model_of(name: str, where, text) -> Transformer:
     model.tokenizer = main.tokenizer
     return model
 
-def tuned_nearest(corpus: Corpus, model: Transformer, index: KeyIndex):
-    "The nearest strings of an index, tuned to say what a model says."
-    few = by_scale({}, dict(n=50, betas=BETAS[::6]))
-    return calibrate_nearest(corpus, model, index, progress=False, **few)
+def few() -> dict: return by_scale({}, dict(n=50, betas=BETAS[::6])) # to tune on
 
 def tuned(corpus: Corpus, index: KeyIndex, thresholds=True) -> dict: # name → approximation
     "Approximations tuned for the model and the strings of an index."
-    rules, n = {'nearest': tuned_nearest(corpus, index.model, index)}, by_scale(4000, 100)
+    rules = {'nearest': calibrate_nearest(corpus, index.model, index, progress=False, **few())}
     # a model that needs more neighbours than others is scored with as many as they have, too
     if rules['nearest'].k > 1000: rules['nearest 1000'] = replace(rules['nearest'], k=1000)
-    if thresholds: rules['thresholds'] = calibrate(corpus, index.model, index, n=n, progress=False)
+    if thresholds:
+        rules['thresholds'] = calibrate(corpus, index.model, index, n=by_scale(4000, 100), progress=False)
     return rules
 
 def shipped(model: Transformer) -> dict: # name → approximation
@@ -112,7 +111,7 @@ def of_length(corpus: Corpus, index: KeyIndex, n: int) -> tuple: # what `examine
 def of_vectors(corpus: Corpus, main: Transformer, index: KeyIndex, n: int) -> tuple: # as above
     "The main model by other vectors than its feed-forward outputs."
     probs = next_char_probs(main, index.strings.tokens(prompt_ids(index.strings, n))).cpu()
-    rules = {'nearest': tuned_nearest(corpus, main, index)}
+    rules = {'nearest': tune_nearest(main, index, progress=False, **few())}
     return examine(corpus, index, rules, n, probs), rules
 
 def of_model(corpus: Corpus, index: KeyIndex, variant: Variant, n: int) -> tuple: # as above
@@ -181,7 +180,8 @@ def make(name: str, where, text) -> str:
 def variants(argv) -> str:
     p = Parser('variants', description=__doc__, allow_abbrev=False)
     p.add_argument('names', nargs='*', metavar='NAME', help=f'of {", ".join(VARIANTS)} (default: all)')
-    p.add_argument('--text', type=Path, metavar='FILE', help='the King James Bible, for that variant')
+    p.add_argument('--text', type=existing_file, metavar='FILE',
+                   help='the King James Bible, for that variant')
     p.add_argument('--device', type=device, default=accelerator(),
                    help="such as 'cuda' (default: a GPU where there is one, else cpu)")
     args = p.parse_args(argv)
