@@ -21,7 +21,7 @@ def problems(draw):
     "Rows with repeats, zeros, opposites and near-repeats; thresholds that lie on similarities that occur"
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     n_layer, n_queries, n_keys, n_embed, vocab = (draw(st.integers(1, n)) for n in (2, 5, 20, 12, 4))
-    dtype = draw(st.sampled_from([torch.bfloat16, torch.float32]))
+    dtype = draw(st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
     keys = torch.randn(n_layer, n_keys, n_embed, generator=generator)*10**draw(st.floats(-3, 3))
     picked = torch.randint(n_keys, (n_queries,), generator=generator)
     queries = keys[:, picked].clone()
@@ -161,15 +161,17 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
 
 @settings(max_examples=150, deadline=None)
 @given(problem=problems(), dtype=st.sampled_from([torch.int8, torch.float32]), end=st.integers(1, 200),
-       seed=st.integers(0, 2**32), depths=st.lists(st.integers(1, 12), max_size=3), spread=st.booleans(),
-       whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3))
-def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles):
-    "However few dimensions, in any basis; the last group of keys need not be full"
+       seed=st.integers(0, 2**32), depths=st.lists(st.integers(0, 12), max_size=3), spread=st.booleans(),
+       whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3),
+       most=st.sampled_from([1, 2, 79]), times=st.sampled_from([1, 10**9]))
+def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles, most, times):
+    "However few dimensions, in any basis, and coarse numbers; the last group of keys need not be full"
     queries, keys, values, thresholds, _ = problem
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
-    sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
+    with mock.patch.object(cosine_sims, 'WHOLE', most):
+        sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
     own = torch.full((len(queries),), threshold, dtype=torch.float64)
     # a lower threshold lets more through, and nobody can say what passes as a whole
     if spread and not whole: own[1:] -= torch.rand(len(own)-1, generator=generator)
@@ -177,8 +179,8 @@ def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, t
     def found():
         for start in range(0, len(keys), tile):
             yield from cascade.candidate_batches(unit(keys[start:start+tile]), start, whole)
-    with mock.patch.object(cosine_sims, 'TILE', tile):
-        values = Values(values.repeat(10, 1)[:len(keys)])
+    with mock.patch.multiple(cosine_sims, TILE=tile, WHOLE=most):
+        values = Values(values.repeat(10, 1)[:len(keys)]*times)
         values.n_tiles = min(n_tiles, values.n_tiles)
         counts = count_one(found(), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
@@ -197,6 +199,58 @@ def test_groups_that_pass_as_a_whole_are_counted_as_such(dtype):
     counts = count_one([whole], queries, keys, values, .9)
     assert counts[0, :, 0].tolist() == [sum(range(64*i, 64*(i+1))) for i in range(3)]
     assert counts[0, :, 1].tolist() == [64]*3
+    with mock.patch.object(cosine_sims, '_add_batch', None): # no cosine is computed
+        _, n = threshold_attention(queries[None], keys[None], torch.ones(192, 1).long(), [-.9],
+                                   device='cpu', dtype=dtype, dims=(383,))
+    assert n.tolist() == [[192]*3]
+
+def test_rounding_says_what_it_takes_away():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 8, 40, generator=generator)*10**torch.linspace(-15, 15, 200)[:, None, None]
+    numbers, scale, error = cosine_sims._rounded(rows, torch.int8)
+    taken = (rows - scale[:, None, None].double()*numbers).norm(dim=2).amax(1)
+    assert (numbers.abs().amax((1, 2)) == 79).all()
+    assert (error >= taken).all() and (error < 1.02*taken).all()
+
+@pytest.mark.parametrize('n_embed, depth', [(2, 1), (12, 1), (12, 8), (384, 15), (384, 383)])
+def test_rests_are_no_longer_than_is_said(n_embed, depth):
+    "What leading directions leave of rows, in float64; they are nearly, or wholly, in their span"
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(n_embed, n_embed, generator=generator, dtype=torch.float64))[0]
+    p, off = torch.randn(2000, n_embed, generator=generator, dtype=torch.float64).split(
+        [depth, n_embed-depth], 1)
+    rows = p @ basis[:, :depth].T + 10**torch.linspace(-7, 0, 2000)[:, None]*(off @ basis[:, depth:].T)
+    rows = unit(rows)
+    left = (rows.double() @ basis[:, depth:]).norm(dim=1)
+    sieve = _Sieve(rows, basis[:, :depth].float())
+    slack = 8*(n_embed+4)*(depth+1)**.5*2**-24
+    for times in 1, 1e-3: # as a query, and as an offset
+        rest = sieve.shorten(times*rows, (times*rows).norm(dim=1))[1]
+        assert (rest >= times*left).all() and (rest <= times*(left**2 + 2*slack).sqrt()).all()
+
+def bounds(sieve, balls, above):
+    "Of the cosines less the thresholds, (n_queries, n_groups, 64) both: the least and the most they can be."
+    q, both = torch.arange(above.shape[1]), []
+    for group, some in zip(sieve.groups(balls), above):
+        said = some[:, None] + (sieve.scale*group.scale)[:, None]*sieve.products(group.numbers, q)
+        lowest = said - 2*group.rest*sieve.rest[:, None] - group.margin
+        both.append(torch.stack([lowest, said + group.margin]))
+    return torch.stack(both, 2)
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), n_embed=st.integers(1, 12), depth=st.integers(0, 12),
+       most=st.sampled_from([1, 2, 79]), dtype=st.sampled_from([torch.int8, torch.float32]),
+       noise=st.sampled_from([0, 1e-4, .1, 1, 10]), threshold=st.floats(-1, 1))
+def test_bounds_hold_however_coarse_the_numbers(seed, n_embed, depth, most, dtype, noise, threshold):
+    generator = torch.Generator().manual_seed(seed)
+    def rows(n): return torch.randn(n, n_embed, generator=generator)
+    keys, queries = unit(rows(1) + noise*rows(128)), unit(rows(40))
+    basis = torch.linalg.qr(rows(n_embed))[0][:, :depth]
+    with mock.patch.object(cosine_sims, 'WHOLE', most):
+        balls, sieve = _balls_around(keys), _Sieve(queries, basis, dtype)
+        lowest, highest = bounds(sieve, balls, _Cascade(queries, torch.tensor([threshold]*40)).above(balls))
+    reached = cosine(queries[:, None], keys).view(lowest.shape) - threshold
+    assert (lowest <= reached).all() and (reached <= highest).all()
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
 @pytest.mark.parametrize('noise', [0, 1e-6, 1e-3, .1, 3])
@@ -207,18 +261,16 @@ def test_bounds_hold_within_what_is_paid_for(depth, noise, dtype):
     middle = torch.randn(4, 1, 384, generator=generator)
     keys = unit((middle + noise*torch.randn(4, 64, 384, generator=generator)).flatten(0, 1))
     queries = unit(torch.cat([middle[:, 0], -middle[:, 0], torch.randn(50, 384, generator=generator)]))
-    balls, own, q = _balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
-    cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
+    balls, own = _balls_around(keys), torch.full((len(queries),), .3)
+    reached = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
     directions = torch.linalg.qr(torch.randn(384, depth, generator=generator))[0]
     sieve, above = _Sieve(queries, directions, dtype), _Cascade(queries, own).above(balls)
     by_balls = above + balls.lengths.amax(1, keepdim=True) + cosine_sims._slack(balls)
-    for g, group in enumerate(sieve.groups(balls)):
-        assert (by_balls[g] >= cosines[:, g].amax(1)).all()
-        said = above[g][:, None] + (sieve.scale*group.scale)[:, None]*sieve.products(group.numbers, q)
-        lower = said - 2*group.rest*sieve.rest[:, None] - group.margin
-        assert (said + group.margin >= cosines[:, g]).all() and (lower <= cosines[:, g]).all()
-        # where keys are alike, and of nearly all dimensions, little is left but rounding
-        if noise < 1 and (noise < 1e-3 or depth == 383): assert (said + group.margin - lower).max() < .06
+    assert (by_balls.T >= reached.amax(2)).all()
+    lowest, highest = bounds(sieve, balls, above)
+    assert (lowest <= reached).all() and (reached <= highest).all()
+    # where keys are alike, and of nearly all dimensions, little is left but rounding
+    if noise < 1 and (noise < 1e-3 or depth == 383): assert (highest - lowest).max() < .06
 
 def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     seen, rows = [], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
