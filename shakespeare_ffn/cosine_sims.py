@@ -408,7 +408,8 @@ class _Sieve:
         self.numbers, self.error = numbers.squeeze(1), error.max().item()
         # memory that is used again and again
         self.gathered = torch.zeros_like(self.numbers)
-        self.scores = rows.new_empty(_GROUP*len(units), dtype=torch.int32 if self.dtype == torch.int8 else None)
+        sums = torch.int32 if self.dtype == torch.int8 else None
+        self.scores = rows.new_empty(_GROUP*len(units), dtype=sums)
 
     def __repr__(self): return f"Sieve({self.depth} dimensions, {str(self.dtype).removeprefix('torch.')})"
 
