@@ -252,6 +252,20 @@ def test_bounds_hold_however_coarse_the_numbers(seed, n_embed, depth, most, dtyp
     reached = cosine(queries[:, None], keys).view(lowest.shape) - threshold
     assert (lowest <= reached).all() and (reached <= highest).all()
 
+def test_bounds_are_nearly_reached():
+    "Where rounding, here to -1, 0 and 1, makes all rows longer, in their own direction"
+    basis = torch.linalg.qr(torch.randn(66, 66, generator=torch.Generator().manual_seed(0)))[0]
+    rotation = cosine_sims._rotation(65).float()
+    z = torch.full((65,), .53).index_fill_(0, torch.tensor(0), 1)
+    query = unit((basis[:, :64] @ (rotation @ z)[:64])[None])
+    keys = unit(basis[:, 65] + .5*torch.tensor([1, -1]*32)[:, None]*query)
+    with mock.patch.object(cosine_sims, 'WHOLE', 1):
+        balls, sieve = _balls_around(keys), _Sieve(query, basis[:, :64], torch.int8)
+        lowest, highest = bounds(sieve, balls, _Cascade(query, torch.zeros(1)).above(balls))[:, 0, 0]
+    reached = cosine(query, keys)
+    assert (lowest <= reached).all() and (reached <= highest).all() and (highest - lowest).min() > 1
+    assert (reached - lowest).min() < .06 and (highest - reached).min() < .06
+
 @pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
 @pytest.mark.parametrize('noise', [0, 1e-6, 1e-3, .1, 3])
 @pytest.mark.parametrize('depth', [60, 383])
