@@ -258,13 +258,13 @@ def test_bounds_are_nearly_reached():
     rotation = cosine_sims._rotation(65).float()
     z = torch.full((65,), .53).index_fill_(0, torch.tensor(0), 1)
     query = unit((basis[:, :64] @ (rotation @ z)[:64])[None])
-    keys = unit(basis[:, 65] + .5*torch.tensor([1, -1]*32)[:, None]*query)
+    keys = unit(basis[:, 65] + torch.tensor([.5, -.5, .1, -.1]*16)[:, None]*query)
     with mock.patch.object(cosine_sims, 'WHOLE', 1):
         balls, sieve = _balls_around(keys), _Sieve(query, basis[:, :64], torch.int8)
         lowest, highest = bounds(sieve, balls, _Cascade(query, torch.zeros(1)).above(balls))[:, 0, 0]
     reached = cosine(query, keys)
     assert (lowest <= reached).all() and (reached <= highest).all() and (highest - lowest).min() > 1
-    assert (reached - lowest).min() < .06 and (highest - reached).min() < .06
+    assert (reached - lowest).min() < .06
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
 @pytest.mark.parametrize('noise', [0, 1e-6, 1e-3, .1, 3])
