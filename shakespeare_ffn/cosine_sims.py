@@ -302,7 +302,7 @@ def _exceeds(queries, keys, q, k, threshold: float) -> torch.Tensor: # (n,) bool
 
 # %% ../nbs/05_cosine_sims.ipynb #w12
 class Whole(NamedTuple):
-    "Queries that all keys of a group of neighbours pass."
+    "Queries whose threshold all 64 keys of a group exceed."
     q: torch.Tensor # (n,)
     k: torch.Tensor # (n,) the first key of the group
 

@@ -242,15 +242,23 @@ def bounds(sieve, balls, above):
        most=st.sampled_from([1, 2, 79]), dtype=st.sampled_from([torch.int8, torch.float32]),
        noise=st.sampled_from([0, 1e-4, .1, 1, 10]), threshold=st.floats(-1, 1))
 def test_bounds_hold_however_coarse_the_numbers(seed, n_embed, depth, most, dtype, noise, threshold):
+    "and say whom a sieve keeps"
     generator = torch.Generator().manual_seed(seed)
     def rows(n): return torch.randn(n, n_embed, generator=generator)
     keys, queries = unit(rows(1) + noise*rows(128)), unit(rows(40))
     basis = torch.linalg.qr(rows(n_embed))[0][:, :depth]
     with mock.patch.object(cosine_sims, 'WHOLE', most):
         balls, sieve = _balls_around(keys), _Sieve(queries, basis, dtype)
-        lowest, highest = bounds(sieve, balls, _Cascade(queries, torch.tensor([threshold]*40)).above(balls))
+        above = _Cascade(queries, torch.full((40,), threshold)).above(balls)
+        lowest, highest = bounds(sieve, balls, above)
+        kept = [sieve.keep(*group, torch.arange(40), True) for group in zip(sieve.groups(balls), above)]
     reached = cosine(queries[:, None], keys).view(lowest.shape) - threshold
     assert (lowest <= reached).all() and (reached <= highest).all()
+    for (may, surely), least, most in zip(kept, lowest.amin(2).T, highest.amax(2).T):
+        near = torch.minimum(least.abs(), most.abs()) < 1e-5
+        expected = (most > 0) & ~(least > 0), least > 0
+        for q, those in zip((may, surely), expected):
+            assert torch.equal(torch.arange(40)[those & ~near], q[~near[q]])
 
 def test_bounds_are_nearly_reached():
     "Where rounding, here to -1, 0 and 1, makes all rows longer, in their own direction"
