@@ -305,6 +305,12 @@ def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     finally: torch.set_float32_matmul_precision('highest')
     assert set(seen) == {'highest'}
 
+def test_one_query_does_not_ask_what_is_fast():
+    "nor needs a folder to keep the answer in"
+    rows = torch.eye(5)
+    with mock.patch.object(cosine_sims, 'fast_integers', side_effect=AssertionError):
+        assert similar(rows[2], rows, .5).rows.tolist() == [2]
+
 @settings(max_examples=50, deadline=None)
 @given(problem=problems())
 def test_similar_is_sorted_and_complete(problem):
