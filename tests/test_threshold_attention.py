@@ -163,11 +163,12 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
 @given(problem=problems(), dtype=st.sampled_from([torch.int8, torch.float32]), end=st.integers(1, 200),
        seed=st.integers(0, 2**32), depths=st.lists(st.integers(0, 12), max_size=3), spread=st.booleans(),
        whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3),
-       most=st.sampled_from([1, 2, 79]), times=st.sampled_from([1, 10**9]))
-def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles, most, times):
+       most=st.sampled_from([1, 2, 79]), times=st.sampled_from([1, 10**9]), lower=st.sampled_from([0, .5, 1]))
+def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles, most, times,
+                             lower):
     "However few dimensions, in any basis, and coarse numbers; the last group of keys need not be full"
     queries, keys, values, thresholds, _ = problem
-    queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
+    queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item() - lower
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
     with mock.patch.object(cosine_sims, 'WHOLE', most):
@@ -192,8 +193,9 @@ def test_groups_that_pass_as_a_whole_are_counted_as_such(dtype):
     middle = torch.randn(3, 1, 384, generator=generator)
     keys = (middle + .1*torch.randn(3, 64, 384, generator=generator)).flatten(0, 1)
     queries, values = middle[:, 0], Values(torch.arange(192)[:, None])
-    sieve = _Sieve(unit(queries), torch.eye(384)[:, :383], dtype)
-    cascade = _Cascade(unit(queries), torch.full((3,), .9), sieve)
+    # the first sieve knows too little
+    sieves = (_Sieve(unit(queries), torch.eye(384)[:, :d], dtype) for d in (3, 383))
+    cascade = _Cascade(unit(queries), torch.full((3,), .9), *sieves)
     [whole] = cascade.candidate_batches(unit(keys), 0, whole=True)
     assert torch.equal(whole.q, torch.arange(3)) and torch.equal(whole.k, 64*torch.arange(3))
     counts = count_one([whole], queries, keys, values, .9)
@@ -203,6 +205,67 @@ def test_groups_that_pass_as_a_whole_are_counted_as_such(dtype):
         _, n = threshold_attention(queries[None], keys[None], torch.ones(192, 1).long(), [-.9],
                                    device='cpu', dtype=dtype, dims=(383,))
     assert n.tolist() == [[192]*3]
+    with mock.patch.object(cosine_sims, 'LARGE', 0), mock.patch.object(Values, 'dense', None):
+        _, n = threshold_attention(queries[None], keys[None], torch.ones(192, 1).long(), [-.9],
+                                   device='cpu', dtype=dtype, dims=(383,))
+    assert n.tolist() == [[192]*3]
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_a_group_does_not_pass_if_one_key_does_not(dtype):
+    "wherever it stands, even where the file of keys ends"
+    rows = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    for other in range(64):
+        keys = rows.repeat(64, 1)
+        keys[other] *= -1
+        for n in 64, 63: # the last group is filled up with zeros
+            _, found = threshold_attention(rows[None], keys[None, :n], torch.ones(n, 1).long(), [.5],
+                                           device='cpu', dtype=dtype, dims=(11,))
+            assert found.item() == n - (other < n)
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_sieves_do_not_heed_the_precision_that_the_caller_allows(dtype):
+    "which rounds products to bfloat16 where a processor has that"
+    rows = unit(torch.randn(4096, 384, generator=torch.Generator().manual_seed(0)))
+    directions = torch.linalg.qr(rows[:384].T)[0][:, :127]
+    def seen():
+        sieve, balls = _Sieve(rows[:1000], directions, dtype), _balls_around(rows)
+        above = _Cascade(rows[:1000], torch.zeros(1000)).above(balls)
+        return sieve.shorten(rows, torch.ones(1))[0], above
+    expected = seen()
+    torch.set_float32_matmul_precision('medium')
+    try: found = seen()
+    finally: torch.set_float32_matmul_precision('highest')
+    for a, b in zip(found, expected): assert (a - b).abs().max() < 1e-5
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_products_are_those_of_the_queries_asked_for(dtype):
+    "whatever stands in the memory behind them"
+    generator = torch.Generator().manual_seed(0)
+    rows = unit(torch.randn(300, 12, generator=generator))
+    sieve = _Sieve(rows, torch.eye(12)[:, :7], dtype)
+    numbers = next(sieve.groups(_balls_around(rows[:64]))).numbers
+    for m in 300, 1, 5, 128, 129, 200:
+        q = torch.randperm(300, generator=generator)[:m]
+        expected = sieve.numbers[q].double() @ numbers.double().T
+        assert (sieve.products(numbers, q) - expected).abs().max() < 1e-6
+
+@pytest.mark.parametrize('most', [2**9, 2**14, 2**17, 2**18])
+@pytest.mark.parametrize('dims', [(), (2,)])
+def test_sums_over_tiles_are_exact(dims, most):
+    "as many tiles as float32 holds are added up in it"
+    less = torch.randint(2, (6400, 1), generator=torch.Generator().manual_seed(0))
+    rows, values = torch.ones(1, 6400, 3), most - less
+    with mock.patch.object(cosine_sims, 'TILE', 64):
+        counts, _ = threshold_attention(rows[:, :2], rows, values, [.5], device='cpu', dims=dims)
+    assert counts.flatten().tolist() == [values.sum().item()]*2
+
+def test_balls_lose_nothing_to_rounding():
+    "Keys are all the same, and their cosine is the next number above the threshold"
+    queries = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    keys = queries + .1*queries.roll(1, 0)
+    below = torch.nextafter(cosine(queries, keys), torch.tensor(-1.).double())
+    found = _Cascade(unit(queries), below).candidates(unit(keys).repeat_interleave(64, 0))
+    assert all(i in q for i, q in enumerate(found))
 
 def test_rounding_says_what_it_takes_away():
     generator = torch.Generator().manual_seed(0)
