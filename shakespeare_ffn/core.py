@@ -443,7 +443,7 @@ WHOLE = 79 # whole numbers from -79 to 79 are multiplied exactly in 8 bits, on e
 
 def _product(a, b): return (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b)
 
-def _product_seconds(dtype, device, n=256) -> float: # infinite where the device lacks it
+def _product_seconds(dtype, device, n=256) -> float: # infinite where the device lacks it, or errs
     "What a product of n × 384 by 384 × 512 numbers takes."
     try:
         a, b = (torch.full(size, WHOLE, device=device).to(dtype) for size in ((n, 384), (384, 512)))
@@ -451,7 +451,8 @@ def _product_seconds(dtype, device, n=256) -> float: # infinite where the device
             start = time.perf_counter()
             one = _product(a, b)[0, 0].item() # waits for a GPU
     except (AttributeError, TypeError, RuntimeError): return math.inf
-    return time.perf_counter() - start if abs(one/(384*WHOLE**2) - 1) < .01 else math.inf
+    off = abs(one/(384*WHOLE**2) - 1)
+    return time.perf_counter() - start if off <= (0 if dtype == torch.int8 else .01) else math.inf
 
 def _long_enough(device) -> int: # rows
     "How many rows a float32 product needs to take three thousandths of a second, within bounds."

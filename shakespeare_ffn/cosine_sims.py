@@ -75,7 +75,8 @@ def error_bound(n: int) -> float: # n: length of a row
 # %% ../nbs/05_cosine_sims.ipynb #c021
 def norms(rows: torch.Tensor) -> torch.Tensor: # (n,) float32
     "Length of each row, 1 for a row of zeros. Rows that float32 cannot square are a `ValueError`."
-    length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    length = torch.linalg.vector_norm(rows, dim=1, dtype=wide).float()
     zero = length == 0
     if not (zero | ((length > 1e-15) & (length < 1e15))).all() or rows[zero].any():
         raise ValueError('rows must be finite, and of a length between 1e-15 and 1e15 or zero; scale them')
@@ -264,7 +265,7 @@ class Values:
         self.held = -1, None                 # which part that is, and its rows
         most = self.counts.count.max().item() if len(self.counts) else 1
         self.n_tiles = max(1, 2**24//(most*TILE)) # whose sums float32 holds
-        self.dtype = torch.float32 if most*TILE < 2**24 else torch.float64
+        self.dtype = torch.float64 if self.large or most*TILE >= 2**24 else torch.float32 # of sums
 
     def dense(self, k: int, n: int) -> torch.Tensor: # (n, vocab_size+1)
         "Rows from number `k` on, at most `TILE`; zeros behind the last, so that a run of keys may end there."
@@ -301,7 +302,7 @@ def _exceeds(queries, keys, q, k, threshold: float) -> torch.Tensor: # (n,) bool
 
 # %% ../nbs/05_cosine_sims.ipynb #w12
 class Whole(NamedTuple):
-    "Queries that all keys of a group of neighbours pass."
+    "Queries whose threshold all 64 keys of a group exceed."
     q: torch.Tensor # (n,)
     k: torch.Tensor # (n,) the first key of the group
 
@@ -322,11 +323,11 @@ def count_one(found, queries, keys, values: Values, # found: batches, and groups
     counts = torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
     def several_tiles(batch): return batch.k[0].item()//(TILE*values.n_tiles)
     for _, some in itertools.groupby(found, several_tiles):
-        sums = counts if values.large else torch.zeros_like(counts, dtype=values.dtype)
+        sums = counts if values.dtype == counts.dtype else torch.zeros_like(counts, dtype=values.dtype)
         for batch in some:
             if isinstance(batch, Whole): batch.add_to(sums, values)
             else: _add_batch(sums, batch, queries, keys, values, threshold)
-        if not values.large: counts += sums
+        if sums is not counts: counts += sums
     return counts[None].long()
 
 # %% ../nbs/05_cosine_sims.ipynb #ba02
@@ -364,7 +365,7 @@ def _principal(keys: torch.Tensor, # (n_keys, n_embed)
 # %% ../nbs/05_cosine_sims.ipynb #t014
 def _rest(p, lengths, n_embed: int): # (…, d), (…) or (1,) → (…)
     "Bound on the length of what is left of rows of `n_embed` numbers."
-    slack = 8*n_embed*p.shape[-1]**.5*2**-24 # what float32 may do to p, and to its square
+    slack = 8*(n_embed+4)*p.shape[-1]**.5*2**-24 # what float32 may do to p, and to its square
     return ((1 + slack)*lengths.square() - p.square().sum(-1)).clamp_min(0).sqrt()
 
 # %% ../nbs/05_cosine_sims.ipynb #w02
@@ -397,15 +398,18 @@ class _Sieve:
     def __init__(self, units: torch.Tensor,      # (n_queries, n_embed) float32 unit rows
                  directions: torch.Tensor,       # (n_embed, d) orthonormal
                  dtype=torch.float32):           # or int8
-        self.directions, self.depth, self.dtype = directions, directions.shape[1], dtype
+        self.directions, self.depth = directions, directions.shape[1]
+        # products of one number each go wrong in 8 bits: pytorch/pytorch#195066
+        self.dtype = dtype if self.depth else torch.float32
         rotation = _rotation(self.depth+1)
         self.rotated, self.last = (directions.double() @ rotation[:-1]).float(), rotation[-1].float()
         rows, self.rest = self.shorten(units, units.new_ones(1))
-        numbers, self.scale, error = _rounded(rows[:, None], dtype)
+        numbers, self.scale, error = _rounded(rows[:, None], self.dtype)
         self.numbers, self.error = numbers.squeeze(1), error.max().item()
         # memory that is used again and again
         self.gathered = torch.zeros_like(self.numbers)
-        self.scores = rows.new_empty(_GROUP*len(units), dtype=torch.int32 if dtype == torch.int8 else None)
+        sums = torch.int32 if self.dtype == torch.int8 else None
+        self.scores = rows.new_empty(_GROUP*len(units), dtype=sums)
 
     def __repr__(self): return f"Sieve({self.depth} dimensions, {str(self.dtype).removeprefix('torch.')})"
 
@@ -658,11 +662,11 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   dims=_DIMS):         # to choose from; a single one is taken unasked
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
-    dtype = dtype or (torch.int8 if fast_integers() else torch.float32)
-    if len(dims) == 1: return _Cascade(units, own, _Sieve(units, _principal(keys)[:, :dims[0]], dtype))
     # to prepare a key costs as much as comparing it with some dozens of queries
-    if len(units) <= 64 or not len(keys): return None
-    directions, (some, sample, of_some) = _principal(keys), _sample_of(units, keys, own)
+    if len(dims) > 1 and len(units) <= 64 or not len(keys): return None
+    dtype, directions = dtype or (torch.int8 if fast_integers() else torch.float32), _principal(keys)
+    if len(dims) == 1: return _Cascade(units, own, _Sieve(units, directions[:, :dims[0]], dtype))
+    some, sample, of_some = _sample_of(units, keys, own)
     sieves = [_Sieve(some, directions[:, :d], dtype) for d in dims if d < units.shape[1]]
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None

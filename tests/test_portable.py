@@ -1,5 +1,5 @@
 "Nothing in package, tools and benchmarks is for one operating system alone, unless it is guarded."
-import ast, os, re, subprocess
+import ast, os, re, subprocess, sys
 from pathlib import Path, PurePosixPath
 import pytest, torch
 from shakespeare_ffn import core
@@ -170,3 +170,21 @@ def test_a_device_without_bfloat16_or_products_of_int8(monkeypatch):
     monkeypatch.delattr(torch, '_int_mm')
     rates = core._product_rates()
     assert rates['bfloat16'] == rates['int8'] == 0 < rates['float32']
+
+PRODUCTS = """
+import torch
+from shakespeare_ffn.core import WHOLE, _product, _product_seconds
+for m, k in (1, 2), (5, 17), (130, 384):
+    signs = torch.randint(0, 2, (m+64, k), generator=torch.Generator().manual_seed(k))*2 - 1
+    for numbers in signs, signs.abs():
+        a, b = (WHOLE*numbers).to(torch.int8).split([m, 64])
+        for b in b, -b: assert torch.equal(_product(a, b.T), a.int() @ b.T.int()), (m, k)
+assert _product_seconds(torch.int8, 'cpu') < 9
+"""
+
+@pytest.mark.parametrize('instructions', ['SSE41', 'AVX2', 'AVX512_CORE'])
+def test_products_in_8_bits_are_right_on_older_processors(instructions):
+    "that add two of them in 16 bits; numbers up to 80 come out wrong there"
+    done = subprocess.run([sys.executable, '-c', PRODUCTS], capture_output=True, text=True, encoding='utf-8',
+                          env=os.environ | dict(ONEDNN_MAX_CPU_ISA=instructions))
+    assert done.returncode == 0, done.stderr

@@ -21,7 +21,7 @@ def problems(draw):
     "Rows with repeats, zeros, opposites and near-repeats; thresholds that lie on similarities that occur"
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     n_layer, n_queries, n_keys, n_embed, vocab = (draw(st.integers(1, n)) for n in (2, 5, 20, 12, 4))
-    dtype = draw(st.sampled_from([torch.bfloat16, torch.float32]))
+    dtype = draw(st.sampled_from([torch.bfloat16, torch.float32, torch.float64]))
     keys = torch.randn(n_layer, n_keys, n_embed, generator=generator)*10**draw(st.floats(-3, 3))
     picked = torch.randint(n_keys, (n_queries,), generator=generator)
     queries = keys[:, picked].clone()
@@ -161,15 +161,18 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
 
 @settings(max_examples=150, deadline=None)
 @given(problem=problems(), dtype=st.sampled_from([torch.int8, torch.float32]), end=st.integers(1, 200),
-       seed=st.integers(0, 2**32), depths=st.lists(st.integers(1, 12), max_size=3), spread=st.booleans(),
-       whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3))
-def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles):
-    "However few dimensions, in any basis; the last group of keys need not be full"
+       seed=st.integers(0, 2**32), depths=st.lists(st.integers(0, 12), max_size=3), spread=st.booleans(),
+       whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3),
+       most=st.sampled_from([1, 2, 79]), times=st.sampled_from([1, 10**9]), lower=st.sampled_from([0, .5, 1]))
+def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, tile, n_tiles, most, times,
+                             lower):
+    "However few dimensions, in any basis, and coarse numbers; the last group of keys need not be full"
     queries, keys, values, thresholds, _ = problem
-    queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item()
+    queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item() - lower
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
-    sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
+    with mock.patch.object(cosine_sims, 'WHOLE', most):
+        sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
     own = torch.full((len(queries),), threshold, dtype=torch.float64)
     # a lower threshold lets more through, and nobody can say what passes as a whole
     if spread and not whole: own[1:] -= torch.rand(len(own)-1, generator=generator)
@@ -177,8 +180,8 @@ def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, t
     def found():
         for start in range(0, len(keys), tile):
             yield from cascade.candidate_batches(unit(keys[start:start+tile]), start, whole)
-    with mock.patch.object(cosine_sims, 'TILE', tile):
-        values = Values(values.repeat(10, 1)[:len(keys)])
+    with mock.patch.multiple(cosine_sims, TILE=tile, WHOLE=most):
+        values = Values(values.repeat(10, 1)[:len(keys)]*times)
         values.n_tiles = min(n_tiles, values.n_tiles)
         counts = count_one(found(), queries, keys, values, threshold)
     expected = threshold_attention_loop(queries[None], keys[None], values.counts.to_dense(), [threshold])
@@ -190,13 +193,153 @@ def test_groups_that_pass_as_a_whole_are_counted_as_such(dtype):
     middle = torch.randn(3, 1, 384, generator=generator)
     keys = (middle + .1*torch.randn(3, 64, 384, generator=generator)).flatten(0, 1)
     queries, values = middle[:, 0], Values(torch.arange(192)[:, None])
-    sieve = _Sieve(unit(queries), torch.eye(384)[:, :383], dtype)
-    cascade = _Cascade(unit(queries), torch.full((3,), .9), sieve)
+    # the first sieve knows too little
+    sieves = (_Sieve(unit(queries), torch.eye(384)[:, :d], dtype) for d in (3, 383))
+    cascade = _Cascade(unit(queries), torch.full((3,), .9), *sieves)
     [whole] = cascade.candidate_batches(unit(keys), 0, whole=True)
     assert torch.equal(whole.q, torch.arange(3)) and torch.equal(whole.k, 64*torch.arange(3))
     counts = count_one([whole], queries, keys, values, .9)
     assert counts[0, :, 0].tolist() == [sum(range(64*i, 64*(i+1))) for i in range(3)]
     assert counts[0, :, 1].tolist() == [64]*3
+    with mock.patch.object(cosine_sims, '_add_batch', None): # no cosine is computed
+        _, n = threshold_attention(queries[None], keys[None], torch.ones(192, 1).long(), [-.9],
+                                   device='cpu', dtype=dtype, dims=(383,))
+    assert n.tolist() == [[192]*3]
+    with mock.patch.object(cosine_sims, 'LARGE', 0), mock.patch.object(Values, 'dense', None):
+        _, n = threshold_attention(queries[None], keys[None], torch.ones(192, 1).long(), [-.9],
+                                   device='cpu', dtype=dtype, dims=(383,))
+    assert n.tolist() == [[192]*3]
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_a_group_does_not_pass_if_one_key_does_not(dtype):
+    "wherever it stands, even where the file of keys ends"
+    rows = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    for other in range(64):
+        keys = rows.repeat(64, 1)
+        keys[other] *= -1
+        for n in 64, 63: # the last group is filled up with zeros
+            _, found = threshold_attention(rows[None], keys[None, :n], torch.ones(n, 1).long(), [.5],
+                                           device='cpu', dtype=dtype, dims=(11,))
+            assert found.item() == n - (other < n)
+
+def test_sieves_do_not_heed_the_precision_that_the_caller_allows():
+    "which rounds products to bfloat16 where a processor has that"
+    seen = []
+    class Watched(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, f, types, args=(), kwargs=None):
+            if f in (torch.Tensor.matmul, torch.Tensor.__matmul__, torch.mm):
+                if args[0].dtype == torch.float32: seen.append(torch.get_float32_matmul_precision())
+            return f(*args, **kwargs or {})
+    rows = unit(torch.randn(64, 12, generator=torch.Generator().manual_seed(0)))
+    balls = _balls_around(rows)
+    torch.set_float32_matmul_precision('medium')
+    try:
+        with Watched():
+            sieve = _Sieve(rows, torch.eye(12)[:, :7])
+            cascade = _Cascade(rows, torch.zeros(64), sieve)
+            sieve.refine(balls, cascade.above(balls), [torch.arange(64)])
+    finally: torch.set_float32_matmul_precision('highest')
+    assert seen == ['highest']*4 # queries, centres, offsets, and both together
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
+def test_products_are_those_of_the_queries_asked_for(dtype):
+    "whatever stands in the memory behind them"
+    generator = torch.Generator().manual_seed(0)
+    rows = unit(torch.randn(300, 12, generator=generator))
+    sieve = _Sieve(rows, torch.eye(12)[:, :7], dtype)
+    numbers = next(sieve.groups(_balls_around(rows[:64]))).numbers
+    for m in 300, 1, 5, 128, 129, 200:
+        q = torch.randperm(300, generator=generator)[:m]
+        expected = sieve.numbers[q].double() @ numbers.double().T
+        assert (sieve.products(numbers, q) - expected).abs().max() < 1e-6
+
+@pytest.mark.parametrize('most', [2**9, 2**14, 2**17, 2**18])
+@pytest.mark.parametrize('dims', [(), (2,)])
+def test_sums_over_tiles_are_exact(dims, most):
+    "as many tiles as float32 holds are added up in it"
+    less = torch.randint(2, (6400, 1), generator=torch.Generator().manual_seed(0))
+    rows, values = torch.ones(1, 6400, 3), most - less
+    with mock.patch.object(cosine_sims, 'TILE', 64):
+        counts, _ = threshold_attention(rows[:, :2], rows, values, [.5], device='cpu', dims=dims)
+    assert counts.flatten().tolist() == [values.sum().item()]*2
+
+def test_balls_lose_nothing_to_rounding():
+    "Keys are all the same, and their cosine is the next number above the threshold"
+    queries = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    keys = queries + .1*queries.roll(1, 0)
+    below = torch.nextafter(cosine(queries, keys), torch.tensor(-1.).double())
+    found = _Cascade(unit(queries), below).candidates(unit(keys).repeat_interleave(64, 0))
+    assert all(i in q for i, q in enumerate(found))
+
+def test_rounding_says_what_it_takes_away():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(200, 8, 40, generator=generator)*10**torch.linspace(-15, 15, 200)[:, None, None]
+    numbers, scale, error = cosine_sims._rounded(rows, torch.int8)
+    taken = (rows - scale[:, None, None].double()*numbers).norm(dim=2).amax(1)
+    assert (numbers.abs().amax((1, 2)) == 79).all()
+    assert (error >= taken).all() and (error < 1.02*taken).all()
+
+@pytest.mark.parametrize('n_embed, depth', [(2, 1), (12, 1), (12, 8), (384, 15), (384, 383)])
+def test_rests_are_no_longer_than_is_said(n_embed, depth):
+    "What leading directions leave of rows, in float64; they are nearly, or wholly, in their span"
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(n_embed, n_embed, generator=generator, dtype=torch.float64))[0]
+    p, off = torch.randn(2000, n_embed, generator=generator, dtype=torch.float64).split(
+        [depth, n_embed-depth], 1)
+    rows = p @ basis[:, :depth].T + 10**torch.linspace(-7, 0, 2000)[:, None]*(off @ basis[:, depth:].T)
+    rows = unit(rows)
+    left = (rows.double() @ basis[:, depth:]).norm(dim=1)
+    sieve = _Sieve(rows, basis[:, :depth].float())
+    slack = 8*(n_embed+4)*(depth+1)**.5*2**-24
+    for times in 1, 1e-3: # as a query, and as an offset
+        rest = sieve.shorten(times*rows, (times*rows).norm(dim=1))[1]
+        assert (rest >= times*left).all() and (rest <= times*(left**2 + 2*slack).sqrt()).all()
+
+def bounds(sieve, balls, above):
+    "Of the cosines less the thresholds, (n_queries, n_groups, 64) both: the least and the most they can be."
+    q, both = torch.arange(above.shape[1]), []
+    for group, some in zip(sieve.groups(balls), above):
+        said = some[:, None] + (sieve.scale*group.scale)[:, None]*sieve.products(group.numbers, q)
+        lowest = said - 2*group.rest*sieve.rest[:, None] - group.margin
+        both.append(torch.stack([lowest, said + group.margin]))
+    return torch.stack(both, 2)
+
+@settings(max_examples=150, deadline=None)
+@given(seed=st.integers(0, 2**32), n_embed=st.integers(1, 12), depth=st.integers(0, 12),
+       most=st.sampled_from([1, 2, 79]), dtype=st.sampled_from([torch.int8, torch.float32]),
+       noise=st.sampled_from([0, 1e-4, .1, 1, 10]), threshold=st.floats(-1, 1))
+def test_bounds_hold_however_coarse_the_numbers(seed, n_embed, depth, most, dtype, noise, threshold):
+    "and say whom a sieve keeps"
+    generator = torch.Generator().manual_seed(seed)
+    def rows(n): return torch.randn(n, n_embed, generator=generator)
+    keys, queries = unit(rows(1) + noise*rows(128)), unit(rows(40))
+    basis = torch.linalg.qr(rows(n_embed))[0][:, :depth]
+    with mock.patch.object(cosine_sims, 'WHOLE', most):
+        balls, sieve = _balls_around(keys), _Sieve(queries, basis, dtype)
+        above = _Cascade(queries, torch.full((40,), threshold)).above(balls)
+        lowest, highest = bounds(sieve, balls, above)
+        kept = [sieve.keep(*group, torch.arange(40), True) for group in zip(sieve.groups(balls), above)]
+    reached = cosine(queries[:, None], keys).view(lowest.shape) - threshold
+    assert (lowest <= reached).all() and (reached <= highest).all()
+    for (may, surely), least, most in zip(kept, lowest.amin(2).T, highest.amax(2).T):
+        near = torch.minimum(least.abs(), most.abs()) < 1e-5
+        expected = (most > 0) & ~(least > 0), least > 0
+        for q, those in zip((may, surely), expected):
+            assert torch.equal(torch.arange(40)[those & ~near], q[~near[q]])
+
+def test_bounds_are_nearly_reached():
+    "Where rounding, here to -1, 0 and 1, makes all rows longer, in their own direction"
+    basis = torch.linalg.qr(torch.randn(66, 66, generator=torch.Generator().manual_seed(0)))[0]
+    rotation = cosine_sims._rotation(65).float()
+    z = torch.full((65,), .53).index_fill_(0, torch.tensor(0), 1)
+    query = unit((basis[:, :64] @ (rotation @ z)[:64])[None])
+    keys = unit(basis[:, 65] + torch.tensor([.5, -.5, .1, -.1]*16)[:, None]*query)
+    with mock.patch.object(cosine_sims, 'WHOLE', 1):
+        balls, sieve = _balls_around(keys), _Sieve(query, basis[:, :64], torch.int8)
+        lowest, highest = bounds(sieve, balls, _Cascade(query, torch.zeros(1)).above(balls))[:, 0, 0]
+    reached = cosine(query, keys)
+    assert (lowest <= reached).all() and (reached <= highest).all() and (highest - lowest).min() > 1
+    assert (reached - lowest).min() < .06
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.int8])
 @pytest.mark.parametrize('noise', [0, 1e-6, 1e-3, .1, 3])
@@ -207,18 +350,16 @@ def test_bounds_hold_within_what_is_paid_for(depth, noise, dtype):
     middle = torch.randn(4, 1, 384, generator=generator)
     keys = unit((middle + noise*torch.randn(4, 64, 384, generator=generator)).flatten(0, 1))
     queries = unit(torch.cat([middle[:, 0], -middle[:, 0], torch.randn(50, 384, generator=generator)]))
-    balls, own, q = _balls_around(keys), torch.full((len(queries),), .3), torch.arange(len(queries))
-    cosines = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
+    balls, own = _balls_around(keys), torch.full((len(queries),), .3)
+    reached = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
     directions = torch.linalg.qr(torch.randn(384, depth, generator=generator))[0]
     sieve, above = _Sieve(queries, directions, dtype), _Cascade(queries, own).above(balls)
     by_balls = above + balls.lengths.amax(1, keepdim=True) + cosine_sims._slack(balls)
-    for g, group in enumerate(sieve.groups(balls)):
-        assert (by_balls[g] >= cosines[:, g].amax(1)).all()
-        said = above[g][:, None] + (sieve.scale*group.scale)[:, None]*sieve.products(group.numbers, q)
-        lower = said - 2*group.rest*sieve.rest[:, None] - group.margin
-        assert (said + group.margin >= cosines[:, g]).all() and (lower <= cosines[:, g]).all()
-        # where keys are alike, and of nearly all dimensions, little is left but rounding
-        if noise < 1 and (noise < 1e-3 or depth == 383): assert (said + group.margin - lower).max() < .06
+    assert (by_balls.T >= reached.amax(2)).all()
+    lowest, highest = bounds(sieve, balls, above)
+    assert (lowest <= reached).all() and (reached <= highest).all()
+    # where keys are alike, and of nearly all dimensions, little is left but rounding
+    if noise < 1 and (noise < 1e-3 or depth == 383): assert (highest - lowest).max() < .06
 
 def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     seen, rows = [], torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
@@ -230,6 +371,12 @@ def test_counts_are_added_up_in_float32_whatever_the_caller_allows():
     try: count_one(batches(rows, rows, .5), rows, rows, Watched(torch.full((50, 2), 257)), .5)
     finally: torch.set_float32_matmul_precision('highest')
     assert set(seen) == {'highest'}
+
+def test_one_query_does_not_ask_what_is_fast():
+    "nor needs a folder to keep the answer in"
+    rows = torch.eye(5)
+    with mock.patch.object(cosine_sims, 'fast_integers', side_effect=AssertionError):
+        assert similar(rows[2], rows, .5).rows.tolist() == [2]
 
 @settings(max_examples=50, deadline=None)
 @given(problem=problems())
