@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
-from .core import existing_file, fast_arithmetic, file_name, join_processes, machine, processes
+from .core import fast_arithmetic, file_name, join_processes, machine, processes
 from .core import read_file, reference, scale, true_float32, write_atomically
-from .data import Corpus, Split, load_corpus
+from .data import Corpus, Split, load_corpus, text_file
 from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
 from .model import save_model
 
@@ -731,7 +731,7 @@ def _parser() -> Parser:
                description='Train the model, on Tiny Shakespeare or on a text of your own.')
     p.add_argument('--seed', type=_seed_number, default=1337,
                    help='of weights, batches and dropout (default: 1337)')
-    p.add_argument('--text', type=existing_file, metavar='FILE', help='train on this text (UTF-8)')
+    p.add_argument('--text', type=text_file, metavar='FILE', help='train on this text (UTF-8)')
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N',
                    help="how many (default: the recipe's); the schedule is stretched to it")
