@@ -757,6 +757,8 @@ def _config(args) -> Config:
     width = Config.n_embed if args.width is None else args.width
     if layers < 1 or width < 64 or width % 64:
         raise UserError(f'{layers} blocks of width {width}: give at least 1 block, and a multiple of 64')
+    # weights, gradients and two moments: asked for at once, for block by block all memory would go first
+    torch.empty(min(48*layers*width**2, 2**60), device=args.device)
     return Config(n_layer=layers, n_embed=width, n_head=width//64)
 
 def _new_run(args) -> Run:
