@@ -341,7 +341,7 @@ def save(self: Run, path: Path):
 def _damaged(path) -> UserError:
     return UserError(f'{path} is not a readable checkpoint; remove it and start anew')
 
-def _read_checkpoint(path) -> dict: # None if a check sum is wrong, or it is none
+def _read_checkpoint(path) -> dict:
     "What a checkpoint holds; a `UserError` if it cannot be read or is damaged."
     if not Path(path).is_file(): read_file(path) # says what is wrong
     try:
@@ -349,7 +349,8 @@ def _read_checkpoint(path) -> dict: # None if a check sum is wrong, or it is non
         found = None if wrong else torch.load(path, weights_only=True, map_location='cpu')
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror or e}; check the path') from e
     except Exception as e: raise _damaged(path) from e
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict): raise _damaged(path)
+    return found
 
 # %% ../nbs/02_training.ipynb #h1B
 @patch
