@@ -452,7 +452,9 @@ def _add_prompt(p: Parser):
 
 # %% ../nbs/08_explain.ipynb #v005
 def _tuned_or_numbers(s: str): # → 'tuned', or numbers
-    return s if s == 'tuned' else _numbers(s)
+    if s == 'tuned': return s
+    try: return _numbers(s)
+    except argparse.ArgumentTypeError as e: raise argparse.ArgumentTypeError(f"{e}, nor 'tuned'") from None
 
 def _add_approximation(p: Parser):
     "By which rule."
