@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHA256', 'PIECE', 'corpus_bytes', 'CharTokenizer', 'place_in', 'Tokenized', 'WindowRanks', 'rank_windows',
-           'Substrings', 'Corpus', 'note_line_ends', 'load_corpus', 'Split', 'prompt_ids']
+           'Substrings', 'Corpus', 'text_file', 'note_line_ends', 'load_corpus', 'Split', 'prompt_ids']
 
 # %% ../nbs/00_data.ipynb #c003
-import functools, hashlib, http.client, os, sys, urllib.error, urllib.request
+import functools, hashlib, http.client, os, stat, sys, urllib.error, urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import UserError, by_scale, cache_dir, named_path, quoted, read_file, show_text
-from .core import write_atomically
+from .core import UserError, by_scale, cache_dir, existing_file, named_path, quoted
+from .core import read_file, show_text, write_atomically
 
 # %% ../nbs/00_data.ipynb #c028
 _URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
@@ -242,6 +242,30 @@ def substrings(self: Corpus, length: int) -> Substrings:
         self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer), self.begins)
     return self.kept[length]
 
+# %% ../nbs/00_data.ipynb #pp1
+def _pipe(path) -> tuple: # device and inode; empty for all else, and on Windows
+    try: found = os.stat(path)
+    except (OSError, ValueError): return () # `read_file` says what is wrong
+    return (found.st_dev, found.st_ino)*(stat.S_ISFIFO(found.st_mode) and hasattr(os, 'O_NONBLOCK'))
+
+def text_file(s: str) -> str:
+    "For an option: the name of a file that can be read, or of a pipe."
+    return s if _pipe(s) else existing_file(s)
+
+# %% ../nbs/00_data.ipynb #pp3
+@functools.cache
+def _piped(path, pipe: tuple) -> bytes: # pipe: tells it from others of its name
+    def at_once(name, flags): return os.open(name, flags | os.O_NONBLOCK)
+    if os.environ.get('WORLD_SIZE', '').strip() not in ('', '1'):
+        raise UserError(f'cannot read {path}: several processes cannot share a pipe; give a file')
+    try:
+        with open(path, 'rb', opener=at_once) as f:
+            os.set_blocking(f.fileno(), True)
+            return f.read()
+    except OSError as e: raise UserError(f'cannot read {path}: {e.strerror or e}; check the path') from e
+
+def _content(path) -> bytes: return _piped(path, pipe) if (pipe := _pipe(path)) else read_file(path)
+
 # %% ../nbs/00_data.ipynb #c058
 def note_line_ends(text: str, name: str):
     "A word on standard error if lines of a text end as on Windows."
@@ -252,8 +276,8 @@ def note_line_ends(text: str, name: str):
 def load_corpus(path=None,      # a text of your own (UTF-8), which needs a model trained on it
                 tokenizer=None, # a model's own; default: the text's characters
                ) -> Corpus:
-    "Tiny Shakespeare, its hash checked, or the text at `path`."
-    raw = corpus_bytes() if path is None else read_file(path)
+    "Tiny Shakespeare, its hash checked, or the text at `path`, a file or a pipe."
+    raw = corpus_bytes() if path is None else _content(path)
     try: text = raw.decode('utf-8').removeprefix('\ufeff')
     except UnicodeDecodeError as e:
         raise UserError(f'{path} is not UTF-8 text (byte {e.start}); convert it first') from e

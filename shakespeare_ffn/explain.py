@@ -27,6 +27,7 @@ from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerato
 from .core import by_scale, cache_dir, command, device, existing_file, file_name
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
+from .data import text_file
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
@@ -451,7 +452,9 @@ def _add_prompt(p: Parser):
 
 # %% ../nbs/08_explain.ipynb #v005
 def _tuned_or_numbers(s: str): # → 'tuned', or numbers
-    return s if s == 'tuned' else _numbers(s)
+    if s == 'tuned': return s
+    try: return _numbers(s)
+    except argparse.ArgumentTypeError as e: raise argparse.ArgumentTypeError(f"{e}, nor 'tuned'") from None
 
 def _add_approximation(p: Parser):
     "By which rule."
@@ -476,7 +479,7 @@ def add_model(p: Parser, required=False):
     p.add_argument('--model', type=_model_name, metavar='FILE', required=required,
                    help="another model: what ffn_train wrote, a nanoGPT checkpoint (.pt), "
                         "a folder of Hugging Face's or a name on its hub")
-    p.add_argument('--text', type=existing_file, metavar='FILE', help='its text (default: Tiny Shakespeare)')
+    p.add_argument('--text', type=text_file, metavar='FILE', help='its text (default: Tiny Shakespeare)')
 
 # %% ../nbs/08_explain.ipynb #nt01
 class Opened(NamedTuple):

@@ -387,8 +387,8 @@ def _run_explore(argv) -> str:
         if not 0 < args.port < 2**16: raise ValueError('a port is a number from 1 to 65,535')
         server = create_server(answer, host=args.host, port=args.port, **_BOUNDS)
     except (OSError, ValueError, OverflowError) as e:
-        why = getattr(e, 'strerror', None) or e
-        raise UserError(f'cannot listen at {args.host}, port {args.port}: {why}; '
+        why = str(getattr(e, 'strerror', None) or e).rstrip('.')
+        raise UserError(f'cannot listen at {args.host!r}, port {args.port}: {why}; '
                         'give another --port or --host') from e
     app = application(args) # a long wait, after all that can be wrong with an address
     say(f'http://{_in_address(args.host)}:{args.port}/ shows the page. Ctrl-C ends.')

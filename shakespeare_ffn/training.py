@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
-from .core import existing_file, fast_arithmetic, file_name, join_processes, machine, processes
+from .core import fast_arithmetic, file_name, join_processes, machine, processes
 from .core import read_file, reference, scale, true_float32, write_atomically
-from .data import Corpus, Split, load_corpus
+from .data import Corpus, Split, load_corpus, text_file
 from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
 from .model import save_model
 
@@ -341,7 +341,7 @@ def save(self: Run, path: Path):
 def _damaged(path) -> UserError:
     return UserError(f'{path} is not a readable checkpoint; remove it and start anew')
 
-def _read_checkpoint(path) -> dict: # None if a check sum is wrong, or it is none
+def _read_checkpoint(path) -> dict:
     "What a checkpoint holds; a `UserError` if it cannot be read or is damaged."
     if not Path(path).is_file(): read_file(path) # says what is wrong
     try:
@@ -349,7 +349,8 @@ def _read_checkpoint(path) -> dict: # None if a check sum is wrong, or it is non
         found = None if wrong else torch.load(path, weights_only=True, map_location='cpu')
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror or e}; check the path') from e
     except Exception as e: raise _damaged(path) from e
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict): raise _damaged(path)
+    return found
 
 # %% ../nbs/02_training.ipynb #h1B
 @patch
@@ -731,7 +732,7 @@ def _parser() -> Parser:
                description='Train the model, on Tiny Shakespeare or on a text of your own.')
     p.add_argument('--seed', type=_seed_number, default=1337,
                    help='of weights, batches and dropout (default: 1337)')
-    p.add_argument('--text', type=existing_file, metavar='FILE', help='train on this text (UTF-8)')
+    p.add_argument('--text', type=text_file, metavar='FILE', help='train on this text (UTF-8)')
     p.add_argument('--recipe', choices=list(RECIPES), default='fast', help='default: fast')
     p.add_argument('--steps', type=int, metavar='N',
                    help="how many (default: the recipe's); the schedule is stretched to it")
@@ -757,6 +758,8 @@ def _config(args) -> Config:
     width = Config.n_embed if args.width is None else args.width
     if layers < 1 or width < 64 or width % 64:
         raise UserError(f'{layers} blocks of width {width}: give at least 1 block, and a multiple of 64')
+    # weights, gradients and two moments: asked for at once, for block by block all memory would go first
+    torch.empty(min(48*layers*width**2, 2**60), device=args.device)
     return Config(n_layer=layers, n_embed=width, n_head=width//64)
 
 def _new_run(args) -> Run:

@@ -1,7 +1,7 @@
 """`ffn_explain`: what it answers, and what bad input gets.
 
 That is one line that says what to do, exit code 2, and nothing else."""
-import importlib, json, os, re, shutil, subprocess, sys
+import importlib, json, os, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 import pytest, torch
@@ -98,7 +98,9 @@ def test_options_that_name_no_file(capsys, tmp_path, name):
         ending = {'--figure': '.png', '--model': '.pt'}.get(option, '.txt')
         folder = tmp_path/option
         folder.mkdir()
-        for value in no_files(folder, ending): wrong(option, value)
+        for value in no_files(folder, ending):
+            may_be_sent = option == '--text' and value == folder/f'pipe{ending}'
+            if not may_be_sent: wrong(option, value)
         if option in ('--output', '--figure'): continue # they are made
         wrong(option, folder/f'nowhere{ending}')
         secret = folder/f'secret{ending}'
@@ -109,8 +111,39 @@ def test_options_that_name_no_file(capsys, tmp_path, name):
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path/'pipe.safetensors')
     for path in tmp_path/'pipe.safetensors', '/dev/zero':
-        for read in read_file, load_corpus, load_model:
+        for read in read_file, load_model:
             with pytest.raises(UserError, match='it is a pipe or a device'): read(path)
+    with pytest.raises(UserError, match='it is a pipe or a device'): load_corpus('/dev/zero')
+    with pytest.raises(UserError, match='is empty'): load_corpus(tmp_path/'pipe.safetensors') # nobody writes
+
+@contextmanager
+def sent(content: bytes):
+    "The name of a pipe through which it comes, as the shell makes one for `<(…)`."
+    reads, writes = os.pipe()
+    def send():
+        with os.fdopen(writes, 'wb') as f: f.write(content)
+    thread = threading.Thread(target=send)
+    thread.start()
+    yield f'/dev/fd/{reads}'
+    thread.join()
+    os.close(reads)
+
+@pytest.mark.posix
+def test_a_text_may_come_through_a_pipe(tmp_path, monkeypatch):
+    content = 'To be, or not to be. '.encode()*20_000 # more than a pipe holds
+    with sent(content) as pipe:
+        first, again = load_corpus(pipe), load_corpus(pipe) # as for a checkpoint without a vocabulary
+    assert (first.text.encode(), again.text) == (content, first.text)
+    with sent(b'another text') as pipe: assert load_corpus(pipe).text == 'another text' # of the same name
+    with sent(b'') as pipe, pytest.raises(UserError, match='is empty'): load_corpus(pipe)
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with sent(b'x') as pipe:
+        with pytest.raises(UserError, match='several processes.*give a file'): load_corpus(pipe)
+
+@pytest.mark.posix
+def test_commands_take_a_text_from_a_pipe(capsys):
+    with sent(b'To be, or not to be. '*50) as pipe: # read, and then found to be another text
+        assert 'was trained on another text' in refused(capsys, 'To be', '--text', pipe)
 
 def test_a_device_that_is_not_there(capsys):
     if torch.cuda.is_available(): pytest.skip('it is there')
