@@ -353,7 +353,7 @@ def nearest(self: Vote,
             keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
             k: int, exclude=None, progress=False) -> Nearest: # as in nearest_keys
     "The nearest keys among the block's vectors, found on a GPU where there is one."
-    self.check(len(keys))
+    self.check(len(queries))
     queries, keys = queries[self.block], keys[self.block]
     mean = mean_key(keys) if self.centred else None
     queries, keys = queries.to(accelerator()), keys.to(accelerator())
