@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import WHOLE, UserError, accelerator, fast_integers, float64, true_float32
+from .core import INT8_MOST, UserError, accelerator, fast_integers, float64, multiply
+from .core import true_float32
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def _sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
@@ -386,7 +387,7 @@ def _rounded(rows: torch.Tensor, # (n, m, d) float32
              dtype: torch.dtype, # int8; or float32, which rounds nothing
             ) -> _Rounded:
     if dtype == torch.float32: return _Rounded(rows, rows.new_ones(len(rows)), rows.new_zeros(len(rows)))
-    scale = (rows.abs().amax((1, 2))/WHOLE).clamp_min(1e-30) # rows may be zero
+    scale = (rows.abs().amax((1, 2))/INT8_MOST).clamp_min(1e-30) # rows may be zero
     exact = rows/scale[:, None, None]
     whole = exact.round()
     error = 1.01*scale*(exact - whole).norm(dim=2).amax(1)
@@ -445,7 +446,7 @@ def groups(self: _Sieve, balls: _Balls): # → an iterator of _Group
 @patch
 def products(self: _Sieve, numbers, q): # (64, d+1), (n,) → (n, 64)
     "What a group's numbers and those of some queries multiply to."
-    multiply, step = (torch._int_mm, 128) if self.dtype == torch.int8 else (torch.mm, 1)
+    step = 128 if self.dtype == torch.int8 else 1
     m, n = q.numel(), min(self.gathered.shape[0], -(-q.numel()//step)*step) # rounded up
     torch.index_select(self.numbers, 0, q, out=self.gathered[:m])
     return multiply(self.gathered[:n], numbers.T, out=self.scores[:n*_GROUP].view(n, -1))[:m]

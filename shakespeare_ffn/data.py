@@ -246,7 +246,8 @@ def substrings(self: Corpus, length: int) -> Substrings:
 def _pipe(path) -> tuple: # device and inode; empty for all else, and on Windows
     try: found = os.stat(path)
     except (OSError, ValueError): return () # `read_file` says what is wrong
-    return (found.st_dev, found.st_ino)*(stat.S_ISFIFO(found.st_mode) and hasattr(os, 'O_NONBLOCK'))
+    a_pipe = stat.S_ISFIFO(found.st_mode) and hasattr(os, 'O_NONBLOCK')
+    return (found.st_dev, found.st_ino) if a_pipe else ()
 
 def text_file(s: str) -> str:
     "For an option: the name of a file that can be read, or of a pipe."

@@ -173,12 +173,12 @@ def test_a_device_without_bfloat16_or_products_of_int8(monkeypatch):
 
 PRODUCTS = """
 import torch
-from shakespeare_ffn.core import WHOLE, _product, _product_seconds
+from shakespeare_ffn.core import INT8_MOST, _product_seconds, multiply
 for m, k in (1, 2), (5, 17), (130, 384):
     signs = torch.randint(0, 2, (m+64, k), generator=torch.Generator().manual_seed(k))*2 - 1
     for numbers in signs, signs.abs():
-        a, b = (WHOLE*numbers).to(torch.int8).split([m, 64])
-        for b in b, -b: assert torch.equal(_product(a, b.T), a.int() @ b.T.int()), (m, k)
+        a, b = (INT8_MOST*numbers).to(torch.int8).split([m, 64])
+        for b in b, -b: assert torch.equal(multiply(a, b.T), a.int() @ b.T.int()), (m, k)
 assert _product_seconds(torch.int8, 'cpu') < 9
 """
 

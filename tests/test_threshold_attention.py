@@ -171,7 +171,7 @@ def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, t
     queries, keys, threshold = queries[0], keys[0].repeat(10, 1)[:end], thresholds[0].min().item() - lower
     generator = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(queries.shape[1], 12, generator=generator))[0]
-    with mock.patch.object(cosine_sims, 'WHOLE', most):
+    with mock.patch.object(cosine_sims, 'INT8_MOST', most):
         sieves = [_Sieve(unit(queries), basis[:, :d], dtype) for d in depths]
     own = torch.full((len(queries),), threshold, dtype=torch.float64)
     # a lower threshold lets more through, and nobody can say what passes as a whole
@@ -180,7 +180,7 @@ def test_sieves_lose_nothing(problem, dtype, end, seed, depths, spread, whole, t
     def found():
         for start in range(0, len(keys), tile):
             yield from cascade.candidate_batches(unit(keys[start:start+tile]), start, whole)
-    with mock.patch.multiple(cosine_sims, TILE=tile, WHOLE=most):
+    with mock.patch.multiple(cosine_sims, TILE=tile, INT8_MOST=most):
         values = Values(values.repeat(10, 1)[:len(keys)]*times)
         values.n_tiles = min(n_tiles, values.n_tiles)
         counts = count_one(found(), queries, keys, values, threshold)
@@ -314,7 +314,7 @@ def test_bounds_hold_however_coarse_the_numbers(seed, n_embed, depth, most, dtyp
     def rows(n): return torch.randn(n, n_embed, generator=generator)
     keys, queries = unit(rows(1) + noise*rows(128)), unit(rows(40))
     basis = torch.linalg.qr(rows(n_embed))[0][:, :depth]
-    with mock.patch.object(cosine_sims, 'WHOLE', most):
+    with mock.patch.object(cosine_sims, 'INT8_MOST', most):
         balls, sieve = _balls_around(keys), _Sieve(queries, basis, dtype)
         above = _Cascade(queries, torch.full((40,), threshold)).above(balls)
         lowest, highest = bounds(sieve, balls, above)
@@ -334,7 +334,7 @@ def test_bounds_are_nearly_reached():
     z = torch.full((65,), .53).index_fill_(0, torch.tensor(0), 1)
     query = unit((basis[:, :64] @ (rotation @ z)[:64])[None])
     keys = unit(basis[:, 65] + torch.tensor([.5, -.5, .1, -.1]*16)[:, None]*query)
-    with mock.patch.object(cosine_sims, 'WHOLE', 1):
+    with mock.patch.object(cosine_sims, 'INT8_MOST', 1):
         balls, sieve = _balls_around(keys), _Sieve(query, basis[:, :64], torch.int8)
         lowest, highest = bounds(sieve, balls, _Cascade(query, torch.zeros(1)).above(balls))[:, 0, 0]
     reached = cosine(query, keys)
