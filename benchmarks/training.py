@@ -8,11 +8,10 @@ from dataclasses import replace
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.utils.flop_counter import FlopCounterMode
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import SeparateHeads, Transformer
 from shakespeare_ffn.training import FAST, RECIPES, Run, arithmetic, batch, step
-from common import compare, in_turn, report
+from common import compare, in_turn, operations, product_rate, report
 
 N_EMBED, N_HEAD, CONTEXT, DROPOUT = 384, 6, 256, .2
 PEER_BATCH = 64
@@ -50,25 +49,14 @@ def our_step(corpus, recipe):
         step(run.model, run.optimisers, recipe, 200, x, y)
     return one
 
-def operations(corpus) -> int:
-    "In the matrix products of one step of the fast recipe: the straightforward model's passes, and Muon."
+def step_operations(corpus) -> int:
+    "Of one step of the fast recipe: the straightforward model's passes, and Muon."
     model = straightforward()
     x, y = batch(corpus.split().train, FAST.batch_size, CONTEXT, torch.Generator().manual_seed(0))
-    with FlopCounterMode(display=False) as passes:
-        F.cross_entropy(model(x[:1]).flatten(0, 1), y[:1].flatten()).backward()
+    passes = operations(lambda: F.cross_entropy(model(x[:1]).flatten(0, 1), y[:1].flatten()).backward())
     run = Run(corpus, FAST, 0)
     for p in run.model.parameters(): p.grad = torch.randn_like(p)
-    with FlopCounterMode(display=False) as updates:
-        for optimiser in run.optimisers: optimiser.step()
-    return passes.get_total_flops()*FAST.batch_size + updates.get_total_flops()
-
-def product_rate(dtype) -> float:
-    "Operations a second of the product that dominates: a step's characters times a feed-forward layer."
-    a = torch.randn(FAST.batch_size*CONTEXT, N_EMBED, dtype=dtype)
-    b = torch.randn(4*N_EMBED, N_EMBED, dtype=dtype)
-    def some():
-        for _ in range(10): a @ b.T
-    return 10*2*a.shape[0]*a.shape[1]*b.shape[0]/in_turn(5, some=some)['some']
+    return passes*FAST.batch_size + sum(operations(optimiser.step) for optimiser in run.optimisers)
 
 def check_same_size(corpus):
     def n_parameters(model): return sum(p.numel() for p in model.parameters())
@@ -93,7 +81,7 @@ def main():
         if name not in rate: return ['not measured: slow here', '', '']
         return [f'{seconds[name]:.2f}', f'{rate[name]:,.0f}', f'{rate[name]/rate["peer"]:.1f}']
     bare = {name: product_rate(getattr(torch, name)) for name in {'float32', fast}}
-    work = operations(corpus)
+    work = step_operations(corpus)
     reached = work/seconds[fast]
     rates = ', '.join(f'{name} {r/1e9:,.0f}' for name, r in sorted(bare.items()))
     note = (f"A step of the fast recipe has {work/1e9:,.0f} GFLOP of matrix products, Muon's included, "
