@@ -20,7 +20,7 @@ def root(tmp_path):
             new_output('stream', name='stderr', text='50%|####')]),
         new_code_cell('explain()', outputs=[shown(text_html='<b>rich</b>', text_plain='plain words')]),
         new_code_cell('table()',
-                      outputs=[shown(text_html='<table>', text_markdown='| a |\n| - |',
+                      outputs=[shown(text_html='<table>', text_markdown='| [a](00_data.ipynb) |\n| - |',
                                      text_plain='Table()')]),
         new_code_cell('#| echo: false\n#| fig-cap: "A claim."\nplot()', outputs=[
             shown(image_png=base64.b64encode(PNG).decode(), text_plain='<Figure>')]),
@@ -70,7 +70,7 @@ plain words
 table()
 ```
 
-| a |
+| [a](nbs/00_data.ipynb) |
 | - |
 
 ![A claim.](nbs/images/readme_4_0.png)

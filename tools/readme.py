@@ -47,17 +47,23 @@ def directives(
 )->dict[str, str]: # its `#| name: value` lines
     return {k: v.strip() for k, v in re.findall(r'^#\|\s*([\w-]+):?(.*)$', source, re.M)}
 
+def from_root(
+    text:str # Markdown of a notebook in nbs/
+)->str: # with links that lead from the root
+    def local(m): return f"]({posixpath.normpath(posixpath.join('nbs', m[1]))}"
+    return re.sub(r'\]\((?!\w+:|[#/])([^)\s]+)', local, text)
+
 def tidy(cell):
     "`cell` as a reader outside of nbs/ wants it, or None if it is hidden"
-    if cell.cell_type == 'markdown':
-        local = lambda m: f"]({posixpath.normpath(posixpath.join('nbs', m[1]))}"
-        cell.source = re.sub(r'\]\((?!\w+:|[#/])([^)\s]+)', local, cell.source)
+    if cell.cell_type == 'markdown': cell.source = from_root(cell.source)
     elif cell.cell_type == 'code':
         said = directives(cell.source)
         if {'hide', 'default_exp'} & said.keys() or said.get('include') == 'false': return None
         cell.metadata.caption = said.get('fig-cap', 'figure').strip('"\'')
         without_directives = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip('\n')
         cell.source = '' if said.get('echo') == 'false' else without_directives
+        for data in (output.data for output in cell.outputs if 'data' in output):
+            if 'text/markdown' in data: data['text/markdown'] = from_root(data['text/markdown'])
     return cell
 
 def convert(
