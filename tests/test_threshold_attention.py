@@ -81,7 +81,7 @@ def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
 
 @pytest.mark.parametrize('whole', [True, False])
 @pytest.mark.parametrize('which', [0, -1])
-def test_nearest_keys_pass_the_sieve(which, whole):
+def test_nearest_keys_pass_the_sieve(which, whole, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     spread = torch.linspace(3, .1, 384) # so that few directions hold most
     keys = torch.randn(3000, 384, generator=generator)*spread
@@ -89,19 +89,19 @@ def test_nearest_keys_pass_the_sieve(which, whole):
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
     one_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: [sieves[which]]) # else: timing
-    with mock.patch.multiple(cosine_sims, _cheapest=one_sieve, fast_integers=lambda: whole):
-        found = nearest_keys(queries, keys, 100)
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'int8' if whole else 'no-int8')
+    with mock.patch.object(cosine_sims, '_cheapest', one_sieve): found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
     assert torch.equal(found.rows.sort(1).values, expected.sort(1).values)
     [call] = one_sieve.call_args_list
     sieve = call.args[3][which]
     assert sieve.depth == (15 if which == 0 else 383) and (sieve.dtype == torch.int8) == whole
 
-@pytest.mark.parametrize('whole, name', [(True, 'int8'), (False, 'float32')])
-def test_sieves_are_made_as_they_were_chosen(whole, name, monkeypatch):
+@pytest.mark.parametrize('asked, name', [('int8', 'int8'), ('no-int8', 'float32')])
+def test_sieves_are_made_as_they_were_chosen(asked, name, monkeypatch):
     def first_and_last(some, sample, own, sieves, every): return sieves[::len(sieves)-1]
     monkeypatch.setattr(cosine_sims, '_cheapest', first_and_last)
-    monkeypatch.setattr(cosine_sims, 'fast_integers', lambda: whole)
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', asked)
     queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
     cascade = cosine_sims._choose_sieve(unit(queries), keys, .5)
     assert str(cascade) == f'Balls, then Sieve(15 dimensions, {name}), then Sieve(383 dimensions, {name})'
