@@ -8,7 +8,8 @@ __all__ = ['SIGNS', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_CO
            'accelerator', 'Processes', 'processes', 'join_processes', 'true_float32', 'float64', 'scale', 'by_scale',
            'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table', 'named_path', 'cache_dir',
            'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept', 'keep_tensors',
-           'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'fast_arithmetic', 'fast_integers', 'use_style']
+           'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'asked_arithmetic', 'fast_arithmetic',
+           'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
@@ -496,23 +497,35 @@ def _worth(device: str, kept: Path) -> dict: # 'bfloat16', 'int8' → bool
     return answers[key]
 
 # %% ../nbs/00_core.ipynb #n_ar6b
-def _asked_arithmetic() -> str: # '' if it is to be measured
-    "What `SHAKESPEARE_FFN_ARITHMETIC` says."
-    asked = os.environ.get('SHAKESPEARE_FFN_ARITHMETIC', '')
-    if asked not in ('', 'float32', 'bfloat16'):
-        raise UserError(f"SHAKESPEARE_FFN_ARITHMETIC is {asked!r}; "
-                        "set it to 'float32' or 'bfloat16', or not at all")
-    return asked
+_ARITHMETICS = dict(rows=('float32', 'bfloat16'), sieves=('int8', 'no-int8'))
 
+def asked_arithmetic(of='rows') -> str: # one of `_ARITHMETICS[of]`; '' if it is to be measured
+    "What `SHAKESPEARE_FFN_ARITHMETIC` says."
+    value = os.environ.get('SHAKESPEARE_FFN_ARITHMETIC', '')
+    said = {word.strip() for word in value.split(',')} if value else set()
+    words = {kind: ''.join(said & {*either}) for kind, either in _ARITHMETICS.items()}
+    if said - {*filter(None, words.values())}: # others, or two of a kind
+        raise UserError(f"SHAKESPEARE_FFN_ARITHMETIC is {value!r}; set it to 'float32' or 'bfloat16', "
+                        "to 'int8' or 'no-int8', to one of each ('float32,int8'), or not at all")
+    return words[of]
+
+# %% ../nbs/00_core.ipynb #n_ar6e
 def _on(device) -> dict: return _worth(str(torch.device(device)), cache_dir()/'arithmetic.json')
 
 def fast_arithmetic(device='cpu') -> str: # 'float32' or 'bfloat16'
     "What a device multiplies fast: measured once and remembered, or what `SHAKESPEARE_FFN_ARITHMETIC` says."
-    return _asked_arithmetic() or ('bfloat16' if _on(device)['bfloat16'] else 'float32')
+    return asked_arithmetic() or ('bfloat16' if _on(device)['bfloat16'] else 'float32')
 
-def fast_integers(device='cpu') -> bool: # measured once and remembered
+@functools.cache
+def _right_in_8_bits(device: str) -> bool: return _product_seconds(torch.int8, device) < math.inf
+
+def fast_integers(device='cpu') -> bool: # measured once and remembered, or overruled
     "Does a device multiply whole numbers of 8 bits fast, and right?"
-    return _on(device)['int8']
+    asked = asked_arithmetic('sieves')
+    if asked == 'int8' and not _right_in_8_bits(str(device)):
+        raise UserError("SHAKESPEARE_FFN_ARITHMETIC says 'int8', in which this machine does not multiply "
+                        "right; set it to 'no-int8', or leave that word out")
+    return asked == 'int8' if asked else _on(device)['int8']
 
 # %% ../nbs/00_core.ipynb #k011
 # model, approximation, others

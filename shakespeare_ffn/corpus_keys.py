@@ -21,7 +21,8 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
-from .core import UserError, cache_dir, fast_arithmetic, scale, true_float32, write_atomically
+from .core import UserError, asked_arithmetic, cache_dir, fast_arithmetic, scale, true_float32
+from .core import write_atomically
 from .data import Corpus, prompt_ids
 from .hooks import ACTIVATIONS, capture
 from .model import Transformer, check_plain, evaluating, plain_state, snapshot
@@ -699,7 +700,7 @@ def _identities(corpus: Corpus, model: Decoder, length: int, arithmetic=None, pa
     "The index to build, and those that will do as well."
     if part not in ACTIVATIONS:
         raise UserError(f'no activation of a block is called {part!r}; there are {", ".join(ACTIVATIONS)}')
-    named = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')
+    named = arithmetic or asked_arithmetic()
     first = arithmetic or fast_arithmetic(model.device)
     n_keys = len(alphabetical_ids(corpus.substrings(length), scale()))
     wanted = identity(corpus, model, length, first, n_keys, part)

@@ -408,7 +408,7 @@ class _Sieve:
         numbers, self.scale, error = _rounded(rows[:, None], self.dtype)
         self.numbers, self.error = numbers.squeeze(1), error.max().item()
         # memory that is used again and again
-        self.gathered = torch.zeros_like(self.numbers)
+        self.gathered = torch.empty_like(self.numbers)
         sums = torch.int32 if self.dtype == torch.int8 else None
         self.scores = rows.new_empty(_GROUP*len(units), dtype=sums)
 
@@ -446,10 +446,9 @@ def groups(self: _Sieve, balls: _Balls): # → an iterator of _Group
 @patch
 def products(self: _Sieve, numbers, q): # (64, d+1), (n,) → (n, 64)
     "What a group's numbers and those of some queries multiply to."
-    step = 128 if self.dtype == torch.int8 else 1
-    m, n = q.numel(), min(self.gathered.shape[0], -(-q.numel()//step)*step) # rounded up
-    torch.index_select(self.numbers, 0, q, out=self.gathered[:m])
-    return multiply(self.gathered[:n], numbers.T, out=self.scores[:n*_GROUP].view(n, -1))[:m]
+    n = q.numel()
+    some = torch.index_select(self.numbers, 0, q, out=self.gathered[:n])
+    return multiply(some, numbers.T, out=self.scores[:n*_GROUP].view(n, -1))
 
 # %% ../nbs/05_cosine_sims.ipynb #w15
 class _Kept(NamedTuple):
@@ -582,7 +581,10 @@ def candidate_batches(self: _Cascade, tile, start, whole=False): # whole: may gr
     yield from self.batches_of(tile, start, found)
 
 # %% ../nbs/05_cosine_sims.ipynb #c049
-_DIMS = 15, 31, 63, 95, 127, 191, 383 # directions to choose from, one less than round numbers
+def _depths(n_embed: int) -> list: # ascending, the last is n_embed-1
+    "How many directions a sieve may have: parts of all, so that with the bound they are multiples of 16."
+    parts = {-(-n_embed//(16*part))*16 for part in (24, 12, 6, 4, 3, 2)} | {n_embed}
+    return [n-1 for n in sorted(parts) if 1 < n <= n_embed]
 
 def _time_of(f) -> float: # seconds, the better of two runs
     def once():
@@ -660,15 +662,17 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
                   dtype=None,          # of the sieves; default: int8 where that is fast, else float32
-                  dims=_DIMS):         # to choose from; a single one is taken unasked
+                  dims=None):          # to choose from, default: `_depths`; a single one is taken unasked
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
+    single = dims is not None and len(dims) == 1
     # to prepare a key costs as much as comparing it with some dozens of queries
-    if len(dims) > 1 and len(units) <= 64 or not len(keys): return None
+    if not len(keys) or not single and len(units) <= 64: return None
     dtype, directions = dtype or (torch.int8 if fast_integers() else torch.float32), _principal(keys)
-    if len(dims) == 1: return _Cascade(units, own, _Sieve(units, directions[:, :dims[0]], dtype))
+    if single: return _Cascade(units, own, _Sieve(units, directions[:, :dims[0]], dtype))
     some, sample, of_some = _sample_of(units, keys, own)
-    sieves = [_Sieve(some, directions[:, :d], dtype) for d in dims if d < units.shape[1]]
+    depths = _depths(units.shape[1]) if dims is None else dims
+    sieves = [_Sieve(some, directions[:, :d], dtype) for d in depths]
     chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
     if chosen is None: return None
     return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
@@ -678,14 +682,14 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
             keys: torch.Tensor,    # (n_keys, n_embed)
             threshold,             # the lowest that matters: a number, or one for each query
             dtype=None,            # of the sieves: int8 or float32; default: int8 where that is fast
-            dims=_DIMS,            # of the sieves, to choose from; a single one is taken, () is none
+            dims=None,             # of the sieves, to choose from; a single one is taken, () is none
             device='cpu',          # without a sieve on others
             progress=lambda n: None,
             whole=False):          # may groups of keys pass as a whole?
     "Yield batches of all cosines that may exceed the threshold, and others; and `Whole` groups if asked to."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
-    cascade = _choose_sieve(units, keys, own, dtype, dims) if dims and units.is_cpu else None
+    cascade = _choose_sieve(units, keys, own, dtype, dims) if dims != () and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start, whole)

@@ -22,8 +22,8 @@ from .core import UserError, accelerator, by_scale, cache_dir, float64, keep
 from .core import keep_tensors, kept, kept_tensors, shipped, true_float32
 from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Pairs, Similar, SparseCounts, batches, best_device, cosine
-from .cosine_sims import error_bound, exceeding, find_true, list_pairs, pair_cosines, pairs
-from .cosine_sims import unit, waiting_group, watched
+from .cosine_sims import error_bound, exceeding, find_true, list_pairs, norms, pair_cosines
+from .cosine_sims import pairs, unit, waiting_group, watched
 from .data import Corpus, prompt_ids
 from .model import next_char_probs, plain_state
 from .other_models import Decoder
@@ -257,6 +257,11 @@ def nearest_by(rough: torch.Tensor, # (n_keys,) float32 cosines with all keys, a
     return Similar(rows[best], exact[best])
 
 # %% ../nbs/07c_nearest_strings.ipynb #v025n
+def _pieces(keys: torch.Tensor, # (n_keys, n_embed)
+            n=2**20):           # numbers: four megabytes in float32
+    "A few keys at a time."
+    return keys.split(max(1, n//keys.shape[1]))
+
 @plain_state()
 @torch.no_grad()
 def nearest_to(query: torch.Tensor, # (n_embed,)
@@ -267,7 +272,8 @@ def nearest_to(query: torch.Tensor, # (n_embed,)
               ) -> Similar: # (k,)
     "The `k` keys of the largest cosine with one query."
     one = unit(query[None].float() - minus)[0]
-    with true_float32(): rough = torch.cat([unit(some.float() - minus) @ one for some in keys.split(2**14)])
+    def cosines(rows): return (rows @ one)/norms(rows)
+    with true_float32(): rough = torch.cat([cosines(some.float() - minus) for some in _pieces(keys)])
     return nearest_by(rough, query, keys, k, exclude, minus)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c025
@@ -343,8 +349,9 @@ class Vote:
 def mean_key(keys: torch.Tensor, # (n_keys, n_embed), one block
             ) -> torch.Tensor:   # (n_embed,) float32
     "What all keys of a block have in common."
-    sums = torch.stack([some.float().sum(0) for some in keys.split(2**16)])
-    return sums.sum(0)/len(keys)
+    total = keys.new_zeros(keys.shape[1], dtype=torch.float64)
+    for some in _pieces(keys): total += some.double().sum(0)
+    return (total/len(keys)).float()
 
 @patch
 @plain_state()

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .core import Processes, UserError, fast_arithmetic, join_processes, keep_tensors
-from .core import kept_tensors, processes, scale
+from .core import Processes, UserError, asked_arithmetic, fast_arithmetic, join_processes
+from .core import keep_tensors, kept_tensors, processes, scale
 from .corpus_keys import BadIndex, KeyIndex, beside, build, check_room, corpus_index
 from .corpus_keys import disk_faults, human, identity, index_path, locked, progress_bar
 from .corpus_keys import read_json, read_manifest, remove_damaged, say
@@ -434,7 +434,7 @@ def _n_keys(folder: Path) -> int: # 0 where there are no shards
 # %% ../nbs/06a_shards.ipynb #s048d
 def _wanted(corpus: Corpus, model: Decoder, length: int, arithmetic=None) -> list: # of identities
     "The index to open, and one that will do as well; how many strings it has is left open."
-    named = arithmetic or os.environ.get('SHAKESPEARE_FFN_ARITHMETIC')
+    named = arithmetic or asked_arithmetic()
     first = named or fast_arithmetic(model.device)
     will_do = [first] if named else [first, *({'float32', 'bfloat16'} - {first})]
     return [identity(corpus, model, length, a, 0) | dict(scale='full') for a in will_do]

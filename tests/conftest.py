@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from forked import python
 from shakespeare_ffn import corpus_keys
-from shakespeare_ffn.core import cache_dir, fast_arithmetic
+from shakespeare_ffn.core import cache_dir, fast_arithmetic, fast_integers
 from shakespeare_ffn.data import corpus_bytes, load_corpus
 from shakespeare_ffn.model import load_model
 
@@ -36,7 +36,8 @@ def cache(tmp_path_factory):
         if manifest.parent.suffix != '.partial' and manifest.stat().st_mtime > changed:
             shutil.copytree(manifest.parent, folder/'keys'/manifest.parent.name)
     os.environ.update(SHAKESPEARE_FFN_SCALE='smoke', SHAKESPEARE_FFN_CACHE=str(folder))
-    fast_arithmetic() # measured now, or processes that start at once may find different answers
+    # measured now, or processes that start at once may find different answers
+    fast_arithmetic(), fast_integers()
     return folder
 
 @pytest.fixture(scope='session')

@@ -3,6 +3,8 @@ import ast, os, re, subprocess, sys
 from pathlib import Path, PurePosixPath
 import pytest, torch
 from shakespeare_ffn import core
+from shakespeare_ffn.corpus_keys import corpus_index
+from shakespeare_ffn.shards import open_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(p for folder in ('shakespeare_ffn', 'tools', 'benchmarks')
@@ -170,6 +172,36 @@ def test_a_device_without_bfloat16_or_products_of_int8(monkeypatch):
     monkeypatch.delattr(torch, '_int_mm')
     rates = core._product_rates()
     assert rates['bfloat16'] == rates['int8'] == 0 < rates['float32']
+
+SAID = {'': ('', ''), 'float32': ('float32', ''), 'bfloat16': ('bfloat16', ''), 'int8': ('', 'int8'),
+        'no-int8': ('', 'no-int8'), 'float32,int8': ('float32', 'int8'),
+        'no-int8, bfloat16': ('bfloat16', 'no-int8')}
+WRONG_WORDS = ['int4', ' ', ',', 'float32,', 'float32 int8', 'float32,bfloat16', 'no-int8,int8',
+               'int8,float64', 'FLOAT32', 'float32bfloat16']
+
+def test_what_is_said_overrules_what_was_measured(monkeypatch):
+    for value, (rows, sieves) in SAID.items():
+        monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', value)
+        assert (core.asked_arithmetic(), core.asked_arithmetic('sieves')) == (rows, sieves)
+        for fast in True, False:
+            monkeypatch.setattr(core, '_worth', lambda device, kept: dict(bfloat16=fast, int8=fast))
+            assert core.fast_arithmetic() == (rows or ('bfloat16' if fast else 'float32'))
+            assert core.fast_integers() == (sieves == 'int8' if sieves else fast)
+
+@pytest.mark.parametrize('value', WRONG_WORDS)
+def test_words_that_say_nothing_of_arithmetic(value, monkeypatch, corpus, model):
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', value)
+    ways = [core.fast_arithmetic, core.fast_integers, lambda: corpus_index(corpus, model, 1, quiet=True),
+            lambda: open_shards(corpus, model)]
+    for way in ways:
+        with pytest.raises(core.UserError, match='^SHAKESPEARE_FFN_ARITHMETIC is .*; set it to .*$'): way()
+
+def test_int8_is_not_believed_of_a_machine_that_errs(monkeypatch):
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'int8')
+    monkeypatch.setattr(core, '_right_in_8_bits', core._right_in_8_bits.__wrapped__)
+    assert core.fast_integers()
+    monkeypatch.delattr(torch, '_int_mm')
+    with pytest.raises(core.UserError, match='does not multiply right'): core.fast_integers()
 
 PRODUCTS = """
 import torch

@@ -81,7 +81,7 @@ def test_nearest_keys_are_those_of_all_cosines(problem, k, arithmetic, dtype):
 
 @pytest.mark.parametrize('whole', [True, False])
 @pytest.mark.parametrize('which', [0, -1])
-def test_nearest_keys_pass_the_sieve(which, whole):
+def test_nearest_keys_pass_the_sieve(which, whole, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     spread = torch.linspace(3, .1, 384) # so that few directions hold most
     keys = torch.randn(3000, 384, generator=generator)*spread
@@ -89,22 +89,52 @@ def test_nearest_keys_pass_the_sieve(which, whole):
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
     one_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: [sieves[which]]) # else: timing
-    with mock.patch.multiple(cosine_sims, _cheapest=one_sieve, fast_integers=lambda: whole):
-        found = nearest_keys(queries, keys, 100)
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'int8' if whole else 'no-int8')
+    with mock.patch.object(cosine_sims, '_cheapest', one_sieve): found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
     assert torch.equal(found.rows.sort(1).values, expected.sort(1).values)
     [call] = one_sieve.call_args_list
     sieve = call.args[3][which]
     assert sieve.depth == (15 if which == 0 else 383) and (sieve.dtype == torch.int8) == whole
 
-@pytest.mark.parametrize('whole, name', [(True, 'int8'), (False, 'float32')])
-def test_sieves_are_made_as_they_were_chosen(whole, name, monkeypatch):
+@pytest.mark.parametrize('asked, name', [('int8', 'int8'), ('no-int8', 'float32')])
+def test_sieves_are_made_as_they_were_chosen(asked, name, monkeypatch):
     def first_and_last(some, sample, own, sieves, every): return sieves[::len(sieves)-1]
     monkeypatch.setattr(cosine_sims, '_cheapest', first_and_last)
-    monkeypatch.setattr(cosine_sims, 'fast_integers', lambda: whole)
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', asked)
     queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
     cascade = cosine_sims._choose_sieve(unit(queries), keys, .5)
     assert str(cascade) == f'Balls, then Sieve(15 dimensions, {name}), then Sieve(383 dimensions, {name})'
+
+@given(n_embed=st.integers(1, 5000))
+def test_depths_are_parts_of_the_width(n_embed):
+    depths = cosine_sims._depths(n_embed)
+    assert depths == sorted({*depths}) and len(depths) <= 7 and all((d+1) % 16 == 0 for d in depths[:-1])
+    assert depths[-1:] == [n_embed-1]*(n_embed > 1)
+    if n_embed >= 24*16: assert len(depths) == 7 and n_embed/24 <= depths[0]+1 < n_embed/24 + 16
+
+@settings(max_examples=60, deadline=None)
+@given(n_embed=st.integers(1, 110) | st.sampled_from([256, 768]), which=st.integers(0, 6),
+       others=st.integers(0, 6), asked=st.sampled_from(['int8', 'no-int8']), seed=st.integers(0, 2**32),
+       noise=st.sampled_from([.1, 1, 3]))
+def test_rows_of_any_width_are_sieved_exactly(n_embed, which, others, asked, seed, noise):
+    generator, seen = torch.Generator().manual_seed(seed), []
+    spread = torch.linspace(2, .1, n_embed)
+    keys = (torch.randn(1, n_embed, generator=generator)
+            + noise*torch.randn(130, n_embed, generator=generator))*spread
+    queries, values = torch.cat([keys[:40], -keys[40:50], keys.flip(0)[:30] + .1]), torch.ones(130, 1).long()
+    threshold = cosine(queries[3], keys[90]).item()
+    def some(units, sample, own, sieves, every):
+        seen.append([s.depth for s in sieves])
+        return sorted({*sieves[which:which+1], *sieves[others:others+1]}, key=lambda s: s.depth)
+    with mock.patch.dict(os.environ, SHAKESPEARE_FFN_ARITHMETIC=asked):
+        with mock.patch.object(cosine_sims, '_cheapest', some):
+            counts, n = threshold_attention(queries[None], keys[None], values, [threshold], device='cpu')
+    assert seen == [cosine_sims._depths(n_embed)]
+    expected = [sum(cosine(q, k) > threshold for k in keys) for q in queries[::9]] # pair by pair
+    assert n[0, ::9].tolist() == expected
+    assert torch.equal(n[0], (cosine(queries[:, None], keys) > threshold).sum(1))
+    assert torch.equal(counts[0, :, 0], n[0])
 
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), large=st.booleans())
@@ -248,7 +278,7 @@ def test_products_are_those_of_the_queries_asked_for(dtype):
     rows = unit(torch.randn(300, 12, generator=generator))
     sieve = _Sieve(rows, torch.eye(12)[:, :7], dtype)
     numbers = next(sieve.groups(_balls_around(rows[:64]))).numbers
-    for m in 300, 1, 5, 128, 129, 200:
+    for m in 300, 1, 5, 200:
         q = torch.randperm(300, generator=generator)[:m]
         expected = sieve.numbers[q].double() @ numbers.double().T
         assert (sieve.products(numbers, q) - expected).abs().max() < 1e-6
