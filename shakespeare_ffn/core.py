@@ -96,6 +96,13 @@ class Parser(argparse.ArgumentParser):
         shown = message if len(message) <= 250 else message[:250] + '…'
         raise UserError(f'{shown}; see {self.prog} --help')
 
+    def parse_args(self, args=None, namespace=None):
+        found = super().parse_args(args, namespace)
+        for name, value in vars(found).items():
+            if '' in (value if isinstance(value, list) else [value]):
+                self.error(f'{name}: an empty text says nothing; give another, or leave it out')
+        return found
+
 # %% ../nbs/00_core.ipynb #h4y
 _NO_MEMORY = 'not enough memory|allocate memory|out of memory|bad_alloc|start new thread'
 

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
+from shakespeare_ffn import training
 from shakespeare_ffn.core import WEIGHTS, UserError, read_file
 from shakespeare_ffn.data import load_corpus
-from shakespeare_ffn.explain import explain, main
+from shakespeare_ffn.explain import _cache_parser, _calibrate_parser, _counts_parser, _explain_parser
+from shakespeare_ffn.explain import _shards_parser, explain, main
+from shakespeare_ffn.explore import _explore_parser
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model, weights_hash
 
 MAIN = 'from shakespeare_ffn.explain import main; main()'
@@ -55,6 +58,22 @@ FAULTS = {
     'figure of no kind': (['To be', '--figure', 'figure.xyz'], ['.png']),
     'figure nowhere': (['To be', '--figure', 'nowhere/figure.png'], ['nowhere/figure.png']),
 }
+
+PARSERS = [_explain_parser, _calibrate_parser, _counts_parser, _shards_parser, _cache_parser, _explore_parser,
+           training._parser]
+
+@pytest.mark.parametrize('parser', PARSERS, ids=lambda p: p().prog)
+def test_no_argument_is_an_empty_text(parser, tmp_path):
+    "of any command; those that are required are given"
+    (tmp_path/'config.json').touch()
+    given = dict(prompt=['To be'], model=['--model', str(tmp_path)])
+    actions = [a for a in parser()._actions if a.nargs != 0]
+    assert actions
+    for action in actions:
+        rest = [x for a in actions if a.required and a is not action for x in given.get(a.dest, [])]
+        empty = [action.option_strings[0], ''] if action.option_strings else ['']
+        if action.dest == 'names': empty = ['list', '']
+        with pytest.raises(UserError, match="''|empty"): parser().parse_args([*rest, *empty])
 
 @pytest.mark.parametrize('args, says', FAULTS.values(), ids=FAULTS)
 def test_fault(capsys, tmp_path, monkeypatch, args, says):

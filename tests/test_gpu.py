@@ -10,7 +10,8 @@ from shakespeare_ffn import corpus_keys, cosine_sims
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, nearest
 from shakespeare_ffn.approximation_details import other_prompt_null, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
-from shakespeare_ffn.core import accelerator, device
+from shakespeare_ffn.core import accelerator, device, multiply
+from shakespeare_ffn.cosine_sims import batches
 from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, run_from
@@ -283,3 +284,14 @@ def test_criterion_and_chance(there):
         results.append((criterion(predicted, close_ones).cpu(),
                         other_prompt_null(predicted, close_ones).cpu()))
     assert all(torch.equal(x, y) for x, y in zip(*results))
+
+def test_products_in_8_bits_are_the_processors_alone(there, monkeypatch):
+    "on a GPU they take some sizes only"
+    monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'int8')
+    rows, asked = torch.randn(200, 20, generator=torch.Generator().manual_seed(0)), []
+    def noted(*args, **kwargs): return asked.append(args) or multiply(*args, **kwargs)
+    monkeypatch.setattr(cosine_sims, 'multiply', noted)
+    monkeypatch.setattr(cosine_sims, '_cheapest', lambda units, sample, own, sieves, every: sieves[:1])
+    for device, expected in (there, False), ('cpu', True):
+        for _ in batches(rows, rows, .5, device=device): pass
+        assert bool(asked) == expected
