@@ -80,7 +80,8 @@ def hear_passing(queries: torch.Tensor, # (n_queries, n_embed), one block
     others = exclude[q.long()] != rows
     q, order = q[others].sort(stable=True)
     begin = torch.searchsorted(q, torch.arange(len(queries)+1, dtype=q.dtype))
-    return Heard(begin, rows[others][order].long(), torch.ones(len(q), dtype=torch.float64))
+    alike = torch.ones((), dtype=torch.float64).expand(len(q))
+    return Heard(begin, rows[others][order].long(), alike)
 
 # %% ../nbs/18_class_and_sample.ipynb #s017
 @plain_state()
@@ -96,16 +97,14 @@ def sums_of(heard: Heard,
 def _sample_sums(blocks, p, n_next, generator) -> torch.Tensor: # (n_blocks, vocab_size)
     "Sums of one query whose keys are followed as `p` says; each block has rows and weights."
     rows, weights = zip(*blocks)
-    block = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(x) for x in rows]))
     keys, place = torch.cat(rows).unique(return_inverse=True)
     n = n_next[keys].long()
     if not n.any(): return torch.zeros(len(rows), len(p), dtype=torch.float64)
     drawn = torch.multinomial(p, n.sum().item(), replacement=True, generator=generator)
-    at = torch.arange(len(keys)).repeat_interleave(n)*len(p) + drawn
-    counts = at.bincount(minlength=len(keys)*len(p)).view(-1, len(p)).double()
-    loud = torch.zeros(len(rows), len(keys), dtype=torch.float64)
-    loud[block, place] = torch.cat(weights)
-    return loud @ counts
+    def of_block(at, weights): # a drawn character counts as much as its key weighs there
+        loud = torch.zeros(len(keys), dtype=torch.float64).index_put((at,), weights)
+        return drawn.bincount(loud.repeat_interleave(n), minlength=len(p))
+    return torch.stack([*map(of_block, place.split([len(x) for x in rows]), weights)])
 
 # %% ../nbs/18_class_and_sample.ipynb #s018
 @plain_state()
