@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 from torch.nn.utils import parametrize, prune
 from shakespeare_ffn import corpus_keys
-from shakespeare_ffn.class_and_sample import key_distributions, rewritten, sample_votes, vote_of_distributions
+from shakespeare_ffn.class_and_sample import hear_nearest, hear_passing, key_distributions, rewritten
+from shakespeare_ffn.class_and_sample import sample_sums, sums_of
 from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.core import UserError
@@ -98,7 +99,7 @@ class Given:
         self.queries, self.own = self.index.queries(self.tokens), torch.as_tensor(self.index.row_of[self.ids])
         self.prompts, self.unigram = torch.from_numpy(self.tokens).long(), unigram_distribution(corpus)
         self.outputs = corpus_index(corpus, model, 2, quiet=True, part='output')
-        self.n_next = self.outputs.next_counts().sum(1)
+        self.n_next, self.follows = self.outputs.next_counts().sum(1), self.values[:].to_dense().float()
         self.near = Nearest(torch.arange(10).view(2, 5), torch.linspace(1, .9, 10).view(2, 5))
         self.probs = key_distributions(self.outputs)
         self.replaced = {3: torch.zeros(20, model.n_embed)}
@@ -124,10 +125,11 @@ def by_rule(g) -> list:
     return [sums, *g.rule(sums, g.unigram), *(x for e in evidence for x in e[2:])]
 
 def by_distributions(g) -> list:
-    drawn = rewritten(g.outputs.next_counts(), g.probs)
-    return [key_distributions(g.outputs), drawn.begin, drawn.column, drawn.count,
-            vote_of_distributions(g.near, g.probs, g.n_next, 20.3),
-            sample_votes([g.near], g.probs[:2], g.n_next, [20.3])]
+    drawn, near = rewritten(g.outputs.next_counts(), g.probs), hear_nearest(g.near, 20.3)
+    passing = hear_passing(g.queries[3], g.index.keys[3], .7, g.own)
+    return [key_distributions(g.outputs), drawn.begin, drawn.column, drawn.count, *near, *passing,
+            sums_of(near, g.probs), sums_of(passing, g.follows),
+            sample_sums([near], g.probs[:2], g.n_next)]
 
 def by_rivals(g) -> list:
     counts, outputs = suffix_counts(g.corpus, g.ids), block_outputs(g.model, g.tokens)

@@ -1,7 +1,7 @@
 "Tuning does without most zeros; here what is found is held against tables that have them all."
 import math, pytest, torch
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn.class_and_sample import sample_votes, vote_of_distributions
+from shakespeare_ffn.class_and_sample import Heard, hear_nearest, hear_passing, sample_sums, sums_of
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.nearest_strings import _POWERS, Nearest, Vote, _best_pair, _side_by_side, _sparse_probs
@@ -110,9 +110,33 @@ def test_a_beta_counts_to_its_last_digit(beta):
     "float32 does not hold these"
     found = Nearest(torch.tensor([[0, 1]]), torch.tensor([[1., .5]]))
     expected, n_next = 1 + math.exp(-beta/2), torch.ones(2)
-    [[[sampled, _]]] = sample_votes([found], torch.tensor([[1., 0.]]), n_next, [beta]).tolist()
-    [[meant, _]] = vote_of_distributions(found, torch.tensor([[1., 0.]]*2).double(), n_next, beta).tolist()
+    heard = hear_nearest(found, beta)
+    [[[sampled, _]]] = sample_sums([heard], torch.tensor([[1., 0.]]), n_next).tolist()
+    [[meant, _]] = sums_of(heard, torch.tensor([[1., 0.]]*2).double()).tolist()
     assert sampled == pytest.approx(expected, rel=1e-15) and meant == pytest.approx(expected, rel=1e-15)
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(-1, 1))
+def test_what_passes_a_threshold_is_heard(seed, threshold):
+    "each but the query's own key, with weight 1; a query that hears nothing is told nothing"
+    generator = torch.Generator().manual_seed(seed)
+    queries, keys, follows = (torch.randn(n, 8, generator=generator) for n in (5, 40, 40))
+    own = torch.tensor([-1, 0, 7, 39, -1])
+    queries[2] = keys[7]
+    heard = hear_passing(queries, keys, threshold, own)
+    cosines = torch.cosine_similarity(queries.double()[:, None], keys.double(), dim=-1)
+    passes = (cosines > threshold) & (torch.arange(40) != own[:, None])
+    assert torch.equal(heard.begin.diff(), passes.sum(1)) and torch.equal(heard.rows, passes.nonzero()[:, 1])
+    assert torch.allclose(sums_of(heard, follows.double()), passes.double() @ follows.double(), atol=1e-12)
+
+def test_a_string_that_two_blocks_hear_is_drawn_once():
+    "and one that nothing follows, or that none hears, brings nothing"
+    one = Heard(torch.tensor([0, 1, 1]), torch.tensor([0]), torch.tensor([2.]).double())
+    both = Heard(torch.tensor([0, 2, 3]), torch.tensor([0, 1, 1]), torch.tensor([1., 1., 1.]).double())
+    n_next = torch.tensor([3., 0.])
+    first, second = sample_sums([one, both], torch.tensor([[.5, .5]]*2), n_next)
+    assert first[0].sum() == 6 and torch.equal(first[0], 2*second[0])
+    assert not (first[1].any() or second[1].any())
 
 @pytest.mark.parametrize('block', [1.5, 1., -1, float('nan'), '1'])
 def test_a_block_is_a_whole_number(block):

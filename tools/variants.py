@@ -16,7 +16,7 @@ from shakespeare_ffn.core import existing_file, scale
 from shakespeare_ffn.corpus_keys import KeyIndex, corpus_index
 from shakespeare_ffn.data import Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.learned_embeddings import stage_embeddings
-from shakespeare_ffn.scores import examine, load_scores, mean_lengths, overlap, save_scores
+from shakespeare_ffn.scores import examine, load_scores, mean_lengths, overlap, save_counts, save_scores
 from shakespeare_ffn.model import Transformer, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import BETAS, calibrate_nearest, nearest_approximation, tune_nearest
 from shakespeare_ffn.similar_space import article_approximation, calibrate, prompt_counts, tuned_approximation
@@ -134,10 +134,9 @@ def beside_main(corpus: Corpus, index: KeyIndex, rule, n: int, where) -> dict: #
         found[f'overlap block {v.block}'] = overlap(*two)
     return found
 
-def pointing(corpus: Corpus, index: KeyIndex, thresholds, n: int, where) -> dict: # name → (n_blocks, n) bool
+def pointing(index: KeyIndex, counts, n: int, where) -> dict: # name → (n_blocks, n) bool
     "Do feed-forward outputs point at what is predicted, by the last stage and by two blocks' own?"
     n_layer, prompts = len(index.keys), [index.strings[i] for i in prompt_ids(index.strings, n)]
-    counts, _ = prompt_counts(corpus, index.model, thresholds, n, index)
     ffwd, predicted = index.queries(prompts).float().to(where), predicted_tokens(counts).to(where)
     def points(block, stage):
         directions = subspaces(stage_embeddings(index.model, stage, progress=False).embeddings)
@@ -158,7 +157,10 @@ def score(name: str, corpus: Corpus, index: KeyIndex, where) -> tuple: # as abov
     if name == 'article recipe': # to be compared with others
         tokens = index.strings.tokens(prompt_ids(index.strings, n))
         found['probs'] = next_char_probs(index.model, tokens).half().cpu()
-        found |= pointing(corpus, index, rules['thresholds'].thresholds, n, where)
+        counts, _ = prompt_counts(corpus, index.model, rules['thresholds'].thresholds, n, index)
+        path = scores_file(name)
+        save_counts(path.with_name(f'{path.stem}-counts.npz'), counts)
+        found |= pointing(index, counts, n, where)
     return found, rules
 
 def make(name: str, where, text) -> str:
