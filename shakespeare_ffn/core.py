@@ -90,6 +90,7 @@ codecs.register_error('spell_out', _spell_out)
 class UserError(Exception):
     "A fault that the user can put right; the message is one line that says how."
 
+# %% ../nbs/00_core.ipynb #c008p
 class Parser(argparse.ArgumentParser):
     "Wrong arguments are reported like every other fault."
     def error(self, message):
@@ -523,6 +524,7 @@ def fast_arithmetic(device='cpu') -> str: # 'float32' or 'bfloat16'
     "What a device multiplies fast: measured once and remembered, or what `SHAKESPEARE_FFN_ARITHMETIC` says."
     return asked_arithmetic() or ('bfloat16' if _on(device)['bfloat16'] else 'float32')
 
+# %% ../nbs/00_core.ipynb #n_ar6g
 @functools.cache
 def _right_in_8_bits(device: str) -> bool: return _product_seconds(torch.int8, device) < math.inf
 

@@ -70,7 +70,8 @@ def test_no_argument_is_an_empty_text(parser, tmp_path):
     actions = [a for a in parser()._actions if a.nargs != 0]
     assert actions
     for action in actions:
-        rest = [x for a in actions if a.required and a is not action for x in given.get(a.dest, [])]
+        others = [a.dest for a in actions if a.required and a is not action]
+        rest = sum([given.get(name, []) for name in others], [])
         empty = [action.option_strings[0], ''] if action.option_strings else ['']
         if action.dest == 'names': empty = ['list', '']
         with pytest.raises(UserError, match="''|empty"): parser().parse_args([*rest, *empty])
