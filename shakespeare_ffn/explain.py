@@ -28,6 +28,7 @@ from .core import by_scale, cache_dir, command, device, existing_file, file_name
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
+from .learned_measure import calibrate_measure, measured_approximation
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
@@ -262,7 +263,7 @@ def _preview(tokens, model_probs, corpus: Corpus, model: Decoder, approximation,
 def explain(prompt: str,
             corpus: Corpus = None,     # default: Tiny Shakespeare
             model: Decoder = None,     # default: the weights that the package carries
-            approximation=None,        # `Approximation` or `NearestApproximation`; default: the latter, tuned
+            approximation=None,        # of any of the three kinds; default: `NearestApproximation`, tuned
             length: int = None,        # of its last tokens; default: all, at most 10
             top=5,                     # similar strings a block to list; None: all
             exclude_self=False,        # leave the prompt itself out of the similar strings
@@ -463,6 +464,8 @@ def _add_approximation(p: Parser):
                         'tuned for the model (default: by the nearest strings)')
     p.add_argument('--weights', type=_numbers, metavar='W,W,…', help='by thresholds: a number for each block')
     p.add_argument('--article', action='store_true', help="by the article's own thresholds and weights")
+    p.add_argument('--measure', action='store_true',
+                   help='by the strings that are nearest by a learned measure, nearer to the model')
 
 # %% ../nbs/08_explain.ipynb #mn1
 def _model_name(s: str) -> str:
@@ -528,11 +531,13 @@ def _explain_parser() -> Parser:
     return p
 
 # %% ../nbs/08_explain.ipynb #c054
-def _chosen_approximation(args, model: Transformer): # → Approximation or NearestApproximation
+def _chosen_approximation(args, model: Transformer): # → an approximation of any of the three kinds
     "The approximation that the options ask for."
     given = args.thresholds or args.weights
-    if args.article and given: raise UserError('give either --article or thresholds and weights of your own')
+    if args.article + args.measure + bool(given) > 1:
+        raise UserError('give either --article or --measure or thresholds and weights of your own')
     if args.article: return article_approximation()
+    if args.measure: return measured_approximation(model)
     if not given: return nearest_approximation(model)
     thresholds = None if args.thresholds == 'tuned' else args.thresholds
     # who gives both needs nothing tuned
@@ -574,24 +579,36 @@ def _calibrate_parser() -> Parser:
              'ffn_explain finds it.')
     p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
     add_model(p, required=True)
+    p.add_argument('--measure', action='store_true',
+                   help='learn a measure for it instead, for ffn_explain --measure: '
+                        'about half an hour on two cores')
     return p
 
 # %% ../nbs/08_explain.ipynb #w002
-def _run_calibrate(argv) -> str:
-    "Tune; returns what was found, in four lines."
-    args = _calibrate_parser().parse_args(argv)
-    corpus, model = opened(args, accelerator())
-    with joined() as (_, rank):
-        index = open_index(corpus, model, quiet=rank > 0)
-        by_thresholds = calibrate(corpus, model, index, progress=rank == 0)
-        nearest = calibrate_nearest(corpus, model, index, progress=rank == 0)
-    # of several processes only the first prints
-    if rank > 0: return ''
+def _tuned(corpus: Corpus, model: Decoder, rank: int) -> str:
+    "Tune the approximations; what was found, in four lines."
+    index = open_index(corpus, model, quiet=rank > 0)
+    by_thresholds = calibrate(corpus, model, index, progress=rank == 0)
+    nearest = calibrate_nearest(corpus, model, index, progress=rank == 0)
     def in_a_row(numbers): return ', '.join(f'{x:g}' for x in numbers)
     votes = [f'{nearest.k:,} nearest, {v}: beta {v.beta:g}, power {v.power:g}, share {v.share:g}'
              for v in nearest.votes]
     return '\n'.join([f'thresholds: {in_a_row(by_thresholds.thresholds)}',
                       f'weights: {in_a_row(by_thresholds.weights)}; {by_thresholds.source}', *votes])
+
+# %% ../nbs/08_explain.ipynb #w002b
+def _run_calibrate(argv) -> str:
+    "Tune, or learn a measure; what to print."
+    args = _calibrate_parser().parse_args(argv)
+    corpus, model = opened(args, accelerator())
+    with joined() as (n_processes, rank):
+        if not args.measure: found = _tuned(corpus, model, rank)
+        elif n_processes > 1:
+            raise UserError('a measure is learned by one process; start it without torchrun')
+        else:
+            [v] = calibrate_measure(corpus, model).rule.votes
+            found = f'a measure is learned; beta {v.beta:g}, power {v.power:g}'
+    return '' if rank > 0 else found # of several processes only the first prints
 
 def calibrate_main(argv=None):
     "The command `ffn_calibrate`."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BETAS', 'pairs_above', 'Nearest', 'nearest_keys', 'shared_nearest_keys', 'nearest_by', 'nearest_to', 'vote',
-           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'Tuned', 'tuned_vote', 'tune_nearest',
-           'calibrate_nearest', 'nearest_approximation', 'prompt_neighbours']
+           'sharpen', 'Vote', 'mean_key', 'NearestApproximation', 'nearest_in_shards', 'Tuned', 'tuned_vote',
+           'tune_nearest', 'calibrate_nearest', 'nearest_approximation', 'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
 import json, math
@@ -449,6 +449,24 @@ def evidence(self: NearestApproximation,
     return [of(v) for v in self.votes]
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011b
+@plain_state()
+def nearest_in_shards(index: ShardedIndex,
+                      queries: torch.Tensor, # (n_queries, size)
+                      vectors, # a function: keys (n_layer, n, n_embed) → (n, size), what is compared
+                      k: int,
+                      exclude,               # (n_queries,) a row that each query must not have, or -1
+                     ) -> Nearest:
+    "The nearest of all shards, by the cosine."
+    exclude = torch.as_tensor(exclude)
+    k = min(k, len(index) - int((exclude >= 0).any()))
+    def search(shard, check, least):
+        begin = shard.begin
+        # the key to leave out as this shard numbers it, -1 where it has another shard
+        mine = exclude.where((exclude >= begin) & (exclude < begin+len(shard)), begin-1) - begin
+        return _share_nearest(queries, vectors(shard.keys), k, mine, check, least)
+    return Nearest(*index.best(search, len(queries), k))
+
+# %% ../nbs/07c_nearest_strings.ipynb #v011bx
 @patch
 @plain_state()
 def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, exclude,
@@ -456,17 +474,10 @@ def nearest_in(self: Vote, index: KeyIndex | ShardedIndex, queries, k: int, excl
     "`nearest` of an index in one file or in shards."
     if isinstance(index, KeyIndex): return self.nearest(queries, index.keys, k, exclude, progress)
     self.check(index.model.n_layer)
-    queries, exclude = queries[self.block], torch.as_tensor(exclude)
-    k = min(k, len(index) - int((exclude >= 0).any()))
     minus = index.mean_key(self.block) if self.centred else None
-    if self.centred: queries = queries.float() - minus
-    def search(shard, check, least):
-        keys, begin = shard.keys[self.block], shard.begin
-        if self.centred: keys = keys.float() - minus
-        # the key to leave out as this shard numbers it, -1 where it has another shard
-        mine = exclude.where((exclude >= begin) & (exclude < begin+len(shard)), begin-1) - begin
-        return _share_nearest(queries, keys, k, mine, check, least)
-    return Nearest(*index.best(search, queries.shape[0], k))
+    def vectors(keys): # (n_layer, n, n_embed) → (n, n_embed)
+        return keys[self.block].float() - minus if self.centred else keys[self.block]
+    return nearest_in_shards(index, vectors(queries), vectors, k, exclude)
 
 # %% ../nbs/07c_nearest_strings.ipynb #v011e
 @patch

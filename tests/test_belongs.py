@@ -16,6 +16,7 @@ from shakespeare_ffn.explore import PageData
 from shakespeare_ffn.hooks import capture, check_block, hooked, run_from
 from shakespeare_ffn.learned_embeddings import learn_embeddings, stage_embeddings
 from shakespeare_ffn.model import Config, Transformer
+from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation, calibrate_measure, fit_measure
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest, prompt_neighbours
 from shakespeare_ffn.replacement import LastPosition, replace_outputs
 from shakespeare_ffn.scores import examine
@@ -47,6 +48,7 @@ def ours(cache, text):
 TAKING = dict(
     calibrate=lambda *given: calibrate(*given, n=20, progress=False),
     calibrate_nearest=lambda *given: calibrate_nearest(*given, n=20, k=5, betas=(10,), progress=False),
+    calibrate_measure=lambda *given: calibrate_measure(*given, progress=False, rounds=1, size=4, n=32, k=5),
     prompt_counts=lambda corpus, model, index: prompt_counts(corpus, model, [.9]*N_LAYER, 5, index, False),
     check_index=lambda corpus, model, index: check_index(index, corpus, model),
     examine=lambda corpus, model, index: examine(corpus, index, {}, 5),
@@ -115,6 +117,8 @@ def asking(ours, cache):
     def is_hooked(b):
         with hooked(model, {f'blocks.{b}.ffwd': print}): pass
     def rule(b): return NearestApproximation(5, (Vote(b, True),))
+    def measure(b): return Measure((0, b), torch.ones(2, model.n_embed, 4), torch.zeros(2, model.n_embed))
+    def measured(b): return MeasuredApproximation(measure(b), rule(0))
     return [lambda b: check_block(b, N_LAYER), lambda b: model.place(b, 'ffwd'),
             lambda b: run_from(model, x, b + (b > 0)), # one more is the head
             lambda b: ablate(model, acts, b), lambda b: LastPosition(model, tokens)({b: x[:, 0]}),
@@ -126,6 +130,12 @@ def asking(ours, cache):
             lambda b: prompt_neighbours(index, Vote(b, False), 5, 5, progress=False),
             lambda b: rule(b).sums(queries, index.keys, index.next_counts()),
             lambda b: rule(b).check(N_LAYER),
+            lambda b: measure(b)(queries),
+            lambda b: measured(b).check(N_LAYER),
+            lambda b: measured(b).sums(queries, index.keys, index.next_counts()),
+            lambda b: measured(b).evidence_in(index, queries[:, 0]),
+            lambda b: measured(b).evidence_in(shards, queries[:, 0]),
+            lambda b: fit_measure(index, model, [b], 4, 1, 32, 5, progress=False),
             lambda b: rule(b).evidence(queries[:, 0], index.keys),
             lambda b: rule(b).evidence_in(index, queries[:, 0]),
             lambda b: rule(b).evidence_in(shards, queries[:, 0]),

@@ -47,6 +47,8 @@ FAULTS = {
     'weights all zero': (['To be', '--weights', '0,0,0,0,0,0'], ['not all 0']),
     'not numbers': (['To be', '--thresholds', 'high,low'], ["'high,low'"]),
     'article and own': (['To be', '--article', '--weights', '1,1,1,1,1,1'], ['either']),
+    'article and measure': (['To be', '--article', '--measure'], ['either']),
+    'measure and thresholds': (['To be', '--measure', '--thresholds', 'tuned'], ['either']),
     'length beyond the prompt': (['To be', '--length', '6'], ['1 to 5']),
     'length zero': (['To be', '--length', '0'], ['1 to 5']),
     'length in words': (['To be', '--length', 'ten'], ['ten']),

@@ -10,6 +10,7 @@ from shakespeare_ffn.cosine_sims import threshold_attention
 from shakespeare_ffn.data import CharTokenizer, Corpus, load_corpus, prompt_ids
 from shakespeare_ffn.explain import explain, main, _run_explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
+from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest
 from shakespeare_ffn.nearest_strings import nearest_approximation
 from shakespeare_ffn.shards import build_shards, open_shards
@@ -263,7 +264,10 @@ def test_damage_is_built_again(built, start, files, piece, model, single):
 
 # The commands find shards.
 
-RULES = {'thresholds': Approximation((.6, .9), (1., 2.)),
+MATRIX = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0)) # of two blocks
+MEASURE = Measure((0, 1), MATRIX, torch.full((2, 32), .01))
+RULES = {'measured': MeasuredApproximation(MEASURE, NearestApproximation(30, (Vote(0, False, 9., 1.1),))),
+         'thresholds': Approximation((.6, .9), (1., 2.)),
          'nearest': NearestApproximation(30, (Vote(0, False, 9., 1.1, .4), Vote(1, True, 7., 1., .6)))}
 EXPLAIN = '''
 import sys

@@ -18,6 +18,7 @@ from shakespeare_ffn.hooks import capture, hooked
 from shakespeare_ffn.learned_embeddings import LearningRun, _token_losses
 from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
 from shakespeare_ffn.model import save_model, weights_hash
+from shakespeare_ffn.learned_measure import fit_measure, measured_approximation
 from shakespeare_ffn.nearest_strings import BETAS, Nearest, calibrate_nearest, nearest_approximation
 from shakespeare_ffn.nearest_strings import nearest_to, prompt_neighbours
 from shakespeare_ffn.replacement import LastPosition
@@ -149,7 +150,13 @@ def by_shards(g) -> list:
     return [queries, shards.mean_key(3), *shards.count(queries, shards.next_counts(), [.8]*6),
             *g.rule.votes[0].nearest_in(shards, queries, 7, [-1]*5)]
 
-BY = {f.__name__: f for f in (by_page, by_compact_index, by_neighbours, by_rule, by_distributions, by_rivals,
+def by_measure(g) -> list:
+    measured, queries = measured_approximation(g.model), g.queries
+    found = fit_measure(g.index, g.model, size=8, rounds=1, n=32, k=20, batch=16, progress=False)
+    [e] = measured.evidence_in(g.index, queries[:, 0])
+    return [measured.measure(queries), found.measure.matrix, repr(found.rule), *e[2:]]
+
+BY = {f.__name__: f for f in (by_measure, by_page, by_compact_index, by_neighbours, by_rule, by_distributions, by_rivals,
                               by_scores, by_last_position, by_shards)}
 
 @pytest.fixture(scope='module')
