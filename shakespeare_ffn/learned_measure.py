@@ -109,7 +109,7 @@ class _Learned(nn.Module):
     "What is learned: a matrix, and the logarithms of beta and of the power."
     def __init__(self, start): # (n_features, size)
         super().__init__()
-        self.matrix, self.numbers = nn.Parameter(start), nn.Parameter(torch.tensor([3., .1]).float())
+        self.matrix, self.numbers = nn.Parameter(start), nn.Parameter(float64([3., .1]).float())
 
     def forward(self, queries, keys, # (n, n_features), (n, k, n_features)
                 follows, width):     # what follows each of the n*k strings; vocab_size
@@ -134,6 +134,7 @@ class _Lesson(NamedTuple):
 
     @classmethod
     def of(cls, model, index, blocks):
+        for b in blocks: check_block(b, len(index.keys))
         mean = torch.stack([mean_key(index.keys[b]) for b in blocks])
         return cls(model, index, tuple(blocks), mean, index.next_counts())
 
