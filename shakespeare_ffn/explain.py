@@ -28,7 +28,7 @@ from .core import by_scale, cache_dir, command, device, existing_file, file_name
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
-from .learned_measure import calibrate_measure, measured_approximation
+from .learned_measure import calibrate_measure, distance_apart, measured_approximation
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
@@ -596,6 +596,18 @@ def _tuned(corpus: Corpus, model: Decoder, rank: int) -> str:
     return '\n'.join([f'thresholds: {in_a_row(by_thresholds.thresholds)}',
                       f'weights: {in_a_row(by_thresholds.weights)}; {by_thresholds.source}', *votes])
 
+# %% ../nbs/08_explain.ipynb #w002c
+def _learned(corpus: Corpus, model: Decoder) -> str:
+    "Learn a measure; how far it is from the model, and how far the nearest strings by the cosine are."
+    index = open_index(corpus, model)
+    rules = {'by the measure': calibrate_measure(corpus, model, index)}
+    try: rules['by the cosine'] = nearest_approximation(model)
+    except UserError: pass # nothing is tuned
+    away = {name: distance_apart(rule, corpus, index) for name, rule in rules.items()}
+    told = ', '.join(f'{x:.4f} {name}' for name, x in away.items())
+    worse = away['by the measure'] > min(away.values())
+    return f'mean distance to the model: {told}' + worse*'\nThe cosine is nearer: do without --measure.'
+
 # %% ../nbs/08_explain.ipynb #w002b
 def _run_calibrate(argv) -> str:
     "Tune, or learn a measure; what to print."
@@ -605,9 +617,7 @@ def _run_calibrate(argv) -> str:
         if not args.measure: found = _tuned(corpus, model, rank)
         elif n_processes > 1:
             raise UserError('a measure is learned by one process; start it without torchrun')
-        else:
-            [v] = calibrate_measure(corpus, model).rule.votes
-            found = f'a measure is learned; beta {v.beta:g}, power {v.power:g}'
+        else: found = _learned(corpus, model)
     return '' if rank > 0 else found # of several processes only the first prints
 
 def calibrate_main(argv=None):

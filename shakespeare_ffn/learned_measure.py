@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Measure', 'MeasuredApproximation', 'fit_measure', 'keep_measure', 'kept_measure', 'shipped_measure',
-           'measured_approximation', 'calibrate_measure']
+           'measured_approximation', 'calibrate_measure', 'distance_apart']
 
 # %% ../nbs/07d_learned_measure.ipynb #m003
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,18 +18,22 @@ from fastcore.basics import patch
 from torch import nn
 from tqdm.std import tqdm
 
+# %% ../nbs/07d_learned_measure.ipynb #m003b
 from .core import WEIGHTS, UserError, accelerator, by_scale, float64
 from .core import keep_tensors, kept_tensors, true_float32
 from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Similar, SparseCounts
 from .data import Corpus, prompt_ids
 from .hooks import check_block
+
+# %% ../nbs/07d_learned_measure.ipynb #m003c
 from .model import next_char_probs, plain_state
 from .nearest_strings import NearestApproximation, Vote, mean_key, nearest_in_shards
 from .nearest_strings import nearest_keys
 from .other_models import Decoder
 from .shards import ShardedIndex
 from .similar_space import Evidence, Parts, Prediction, approximation_file
+from .similar_space import unigram_distribution
 from .text_analysis import hellinger, normalise
 
 # %% ../nbs/07d_learned_measure.ipynb #m011
@@ -41,7 +46,8 @@ class Measure:
 
     def _of(self, vectors): # (n_layer, n, n_embed) → (n, size)
         each = zip(self.blocks, self.mean, self.matrix)
-        return sum((vectors[b].float() - mean) @ matrix for b, mean, matrix in each)
+        def mapped(x, mean, matrix): return (x.float() - mean.to(x.device)) @ matrix.to(x.device)
+        return sum(mapped(vectors[b], mean, matrix) for b, mean, matrix in each)
 
     @plain_state()
     @torch.no_grad()
@@ -134,6 +140,7 @@ class _Lesson(NamedTuple):
 
     @classmethod
     def of(cls, model, index, blocks):
+        if not blocks: raise ValueError('a measure needs at least one block')
         for b in blocks: check_block(b, len(index.keys))
         mean = torch.stack([mean_key(index.keys[b]) for b in blocks])
         return cls(model, index, tuple(blocks), mean, index.next_counts())
@@ -175,12 +182,17 @@ class _Round(NamedTuple):
     def at(self, some): return _Round(*(x[some] for x in self))
 
 # %% ../nbs/07d_learned_measure.ipynb #m039b
+def _round_ids(n_strings: int, number: int, n: int) -> np.ndarray: # (n,) places in the order of prompts
+    "Which strings a round has; they are repeated only if all there are have been seen."
+    end = n_strings - min(_LEFT, n_strings//4)
+    begin = min(max(20_000, n_strings//2), end-1) # the article's prompts come first
+    if begin < 0: raise UserError(f'a text of {n_strings} strings is too short to learn a measure from')
+    return end - 1 - np.arange(number*n, (number+1)*n) % (end - begin)
+
 def _round(lesson: _Lesson, number: int, n: int) -> _Round:
     "The strings of a round."
     strings = lesson.index.strings
-    order = prompt_ids(strings, len(strings)) # the article's prompts come first
-    some = order[len(order)//2:-min(_LEFT, len(order)//4)]
-    ids = some[(len(some) - 1 - np.arange(number*n, (number+1)*n)) % len(some)]
+    ids = prompt_ids(strings, len(strings))[_round_ids(len(strings), number, n)]
     tokens, own = strings.tokens(ids), torch.as_tensor(lesson.index.row_of[ids]).long()
     probs = torch.cat([next_char_probs(lesson.model, t).cpu() for t in np.array_split(tokens, n//1000 + 1)])
     return _Round(lesson.centred(lesson.index.queries(tokens)), own, probs)
@@ -236,9 +248,12 @@ def learn(self: _Lesson, learned: _Learned, course: _Course, number: int, tell):
 @patch
 def learn_all(self: _Lesson, learned: _Learned, course: _Course, checkpoint, progress):
     "All rounds that are not done."
-    done = checkpoint and kept_tensors(checkpoint) or {}
-    first = int(done.pop('rounds')[0]) if done else 0
-    if done: learned.load_state_dict(done)
+    what = repr((course, self.blocks, learned.matrix.shape, self.index.path.name)).encode()
+    what = torch.tensor(list(hashlib.sha256(what).digest()))
+    done, first = checkpoint and kept_tensors(checkpoint) or {}, 0
+    if done and torch.equal(done.pop('what'), what): # not what another lesson left
+        first = int(done.pop('rounds')[0])
+        learned.load_state_dict(done)
     with tqdm(total=course.rounds*course.n, unit='strings', disable=not progress) as bar:
         bar.update(first*course.n)
         def tell(n, distance):
@@ -246,7 +261,7 @@ def learn_all(self: _Lesson, learned: _Learned, course: _Course, checkpoint, pro
             bar.update(n)
         for number in range(first, course.rounds):
             with torch.enable_grad(): self.learn(learned, course, number, tell)
-            done = learned.state_dict() | dict(rounds=torch.tensor([number+1]))
+            done = learned.state_dict() | dict(rounds=torch.tensor([number+1]), what=what)
             if checkpoint: keep_tensors(checkpoint, done)
 
 # %% ../nbs/07d_learned_measure.ipynb #m044b
@@ -255,14 +270,18 @@ _SOURCE = 'learned from what the model says'
 @plain_state()
 def fit_measure(index: KeyIndex, model: Decoder, # that is to be told
                 blocks=None,      # whose vectors are measured; default: the last
-                size=None,        # numbers that a measured vector has
+                size=None,        # numbers that a measured vector has; default: 256, or as many as there are
                 rounds=None, n=None, k=None, batch=64, rate=.03, # as in `_Course`
                 checkpoint: Path = None, # where to keep what is learned, round by round, and to go on from
                 progress=True) -> MeasuredApproximation:
-    "Learn by which measure the nearest strings of an index say best what a model says."
-    size, k = size or by_scale(256, 32), min(k or by_scale(1000, 50), len(index)-1)
-    course = _Course(rounds or by_scale(6, 2), n or by_scale(25_600, 128), k, batch, rate)
-    lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else blocks)
+    """Learn by which measure the nearest strings of an index say best what a model says.
+
+    A `ValueError` for a block that is not there and a size that vectors do not have."""
+    lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else list(blocks))
+    size = min(by_scale(256, 32), lesson.mean.numel()) if size is None else size
+    k = min(by_scale(1000, 50) if k is None else k, len(index)-1)
+    n = min(n or by_scale(25_600, 128), 2**28//model.vocab_size + 1) # a gigabyte
+    course = _Course(rounds or by_scale(6, 2), n, k, batch, rate)
     learned = _Learned(lesson.start(size)).to(accelerator())
     lesson.learn_all(learned, course, checkpoint, progress)
     beta, power = learned.numbers.detach().exp().tolist()
@@ -279,7 +298,7 @@ def _measure_file(model: Decoder) -> Path:
 def keep_measure(a: MeasuredApproximation, path: Path):
     "Write a measure, to half precision, and the rule of its vote."
     (v,), m = a.rule.votes, a.measure
-    numbers = float64([a.rule.k, v.beta, v.power, a.rule.length])
+    numbers = float64([a.rule.k, v.beta, v.power, a.rule.length or 0])
     keep_tensors(path, dict(matrix=m.matrix.half(), mean=m.mean, blocks=torch.tensor(m.blocks),
                             numbers=numbers))
 
@@ -289,7 +308,7 @@ def kept_measure(path: Path): # → MeasuredApproximation, or None
     if not (kept := kept_tensors(path)): return None
     k, beta, power, length = kept['numbers'].tolist()
     measure = Measure(tuple(kept['blocks'].tolist()), kept['matrix'].float(), kept['mean'])
-    rule = NearestApproximation(int(k), (Vote(0, False, beta, power),), _SOURCE, int(length))
+    rule = NearestApproximation(int(k), (Vote(0, False, beta, power),), _SOURCE, int(length) or None)
     return MeasuredApproximation(measure, rule)
 
 # %% ../nbs/07d_learned_measure.ipynb #m052
@@ -309,7 +328,7 @@ def measured_approximation(model: Decoder) -> MeasuredApproximation:
 # %% ../nbs/07d_learned_measure.ipynb #m052b
 @plain_state()
 def calibrate_measure(corpus: Corpus, model: Decoder,
-                      index: KeyIndex = None, # default: that of length 10
+                      index: KeyIndex = None, # in one file; default: that of length 10
                       progress=True, **options, # of `fit_measure`
                      ) -> MeasuredApproximation:
     "Learn the measure of a model, and keep it in the user's cache; can be stopped and taken up."
@@ -323,3 +342,17 @@ def calibrate_measure(corpus: Corpus, model: Decoder,
     keep_measure(found, path)
     checkpoint.unlink(missing_ok=True)
     return found
+
+# %% ../nbs/07d_learned_measure.ipynb #m054
+@plain_state()
+def distance_apart(approximation, # that has `sums`
+                   corpus: Corpus, index: KeyIndex,
+                   n=1000, # of the last strings
+                  ) -> float:
+    "Mean Hellinger distance to the model, each string left out."
+    strings, n = index.strings, min(n, 2**28//index.model.vocab_size + 1)
+    ids = prompt_ids(strings, len(strings))[-n:]
+    tokens, own = strings.tokens(ids), torch.as_tensor(index.row_of[ids]).long()
+    sums = approximation.sums(index.queries(tokens), index.keys, index.next_counts(), own)
+    says, _ = approximation(sums, unigram_distribution(corpus))
+    return hellinger(says, next_char_probs(index.model, tokens).cpu()).mean().item()

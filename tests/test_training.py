@@ -1,5 +1,5 @@
 "`ffn_train`: killed and taken up, in several processes, on a text of one's own; and what bad input gets."
-import importlib.util, io, json, os, signal, subprocess, sys, threading
+import importlib.util, io, json, os, re, signal, subprocess, sys, threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -116,6 +116,24 @@ def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypat
     for rule in [], ['--thresholds', 'tuned']:
         explain(['the ', *own, '--json', *rule])
         assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
+
+def test_a_measure_of_what_it_makes(text, tmp_path, capsys, new_cache, monkeypatch):
+    monkeypatch.setattr('shakespeare_ffn.explain.calibrate', partial(calibrate, n=50))
+    model = tmp_path/'mine.safetensors'
+    main(['--text', str(text), '--output', str(model)])
+    own = ['--text', str(text), '--model', str(model)]
+    with pytest.raises(SystemExit) as e: explain(['the ', *own, '--measure'])
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert e.value.code == 2 and 'run ffn_calibrate --measure' in said
+    calibrate_main([*own, '--measure'])
+    assert re.match(r'mean distance to the model: 0\.\d{4} by the measure\n', capsys.readouterr().out)
+    explain(['the ', *own, '--measure', '--json'])
+    [block] = json.loads(capsys.readouterr().out)['blocks']
+    assert (block['block'], block['rule']) == (1, 'the nearest by a learned measure')
+    calibrate_main(own)
+    capsys.readouterr()
+    calibrate_main([*own, '--measure'])
+    assert ' by the measure, ' in capsys.readouterr().out
 
 HISTORIES = """
 import json, os, sys
