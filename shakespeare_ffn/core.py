@@ -92,18 +92,34 @@ class UserError(Exception):
     "A fault that the user can put right; the message is one line that says how."
 
 # %% ../nbs/00_core.ipynb #c008p
+def _said(s: str) -> str:
+    if s: return s
+    raise argparse.ArgumentTypeError('an empty text says nothing; give another, or leave it out')
+
+def _number(s: str, kind): # kind: int or float
+    if abs(x := kind(s)) <= 2**53: return x # which nan is not
+    raise argparse.ArgumentTypeError(f'{s} is out of range: give a number up to {2**53:.0e}')
+
+# %% ../nbs/00_core.ipynb #c008q
 class Parser(argparse.ArgumentParser):
     "Wrong arguments are reported like every other fault."
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        # what an argument goes through that is declared as one of these
+        checks = {None: _said, Path: lambda s: Path(_said(s)),
+                  **{kind: functools.partial(_number, kind=kind) for kind in (int, float)}}
+        for kind, check in checks.items(): self.register('type', kind, check)
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for option in args[:args.index('--')] if '--' in args else args:
+            # of two dashes argparse would make an empty list
+            if re.fullmatch('--[a-z-]+=--', option): self.error(f"argument {option[:-3]}: '--' says nothing")
+        return super().parse_args(args, namespace)
+
     def error(self, message):
         shown = message if len(message) <= 250 else message[:250] + '…'
         raise UserError(f'{shown}; see {self.prog} --help')
-
-    def parse_args(self, args=None, namespace=None):
-        found = super().parse_args(args, namespace)
-        for name, value in vars(found).items():
-            if '' in (value if isinstance(value, list) else [value]):
-                self.error(f'{name}: an empty text says nothing; give another, or leave it out')
-        return found
 
 # %% ../nbs/00_core.ipynb #h4y
 _NO_MEMORY = 'not enough memory|allocate memory|out of memory|bad_alloc|start new thread'

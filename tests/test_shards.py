@@ -163,6 +163,12 @@ def test_the_first_process_decides(unmeasured, start, disks, first):
     found = said(start_all(start, JOINED, 3, 0 if first == 'bfloat16' else 1, caches=disks))
     assert found == [f"('{first}', '{first}')\n"]*3
 
+@pytest.mark.parametrize('size', [0, -512, 2**17, 5*10**21])
+def test_a_size_that_no_shard_has(new_cache, piece, model, size):
+    with pytest.raises(UserError, match='strings is out of range: of this text 1 to 65,536'):
+        build_shards(piece, model, size=size, quiet=True)
+    assert not (new_cache/'keys').exists()
+
 def copied(caches, target):
     "All that some disks hold, on one"
     for cache in caches: shutil.copytree(cache/'keys', target/'keys', dirs_exist_ok=True)

@@ -200,13 +200,16 @@ def check(asked: list) -> str:
         sys.exit(1)
     return text
 
-def reproduce(argv) -> str:
+def _parser() -> Parser:
     p = Parser('reproduce', description=__doc__, allow_abbrev=False)
     p.add_argument('notebooks', nargs='*', type=Path,
                    help='run these, done or not (default: all that are not done)')
     p.add_argument('--check', action='store_true',
                    help='compare what comes out here with results/summary.json, and write nothing')
-    args = p.parse_args(argv)
+    return p
+
+def reproduce(argv) -> str:
+    args = _parser().parse_args(argv)
     asked = [path.resolve() for path in args.notebooks]
     for path in asked:
         if path not in notebooks(ROOT): raise UserError(f'{path} is not one of the notebooks in nbs/')
