@@ -100,21 +100,25 @@ def _number(s: str, kind): # kind: int or float
     if abs(x := kind(s)) <= 2**53: return x # which nan is not
     raise argparse.ArgumentTypeError(f'{s} is out of range: give a number up to {2**53:.0e}')
 
+# what an argument goes through that is declared as one of these
+_CHECKS = {None: _said, Path: lambda s: Path(_said(s)),
+           **{kind: functools.partial(_number, kind=kind) for kind in (int, float)}}
+
 # %% ../nbs/00_core.ipynb #c008q
+def _without_value(args: list) -> list: # options
+    before = args[:args.index('--')] if '--' in args else args
+    return [option[:-3] for option in before if re.fullmatch('--[a-z-]+=--', option)]
+
+# %% ../nbs/00_core.ipynb #c008v
 class Parser(argparse.ArgumentParser):
     "Wrong arguments are reported like every other fault."
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        # what an argument goes through that is declared as one of these
-        checks = {None: _said, Path: lambda s: Path(_said(s)),
-                  **{kind: functools.partial(_number, kind=kind) for kind in (int, float)}}
-        for kind, check in checks.items(): self.register('type', kind, check)
+        for kind, check in _CHECKS.items(): self.register('type', kind, check)
 
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
-        for option in args[:args.index('--')] if '--' in args else args:
-            # of two dashes argparse would make an empty list
-            if re.fullmatch('--[a-z-]+=--', option): self.error(f"argument {option[:-3]}: '--' says nothing")
+        for option in _without_value(args): self.error(f"argument {option}: '--' says nothing")
         return super().parse_args(args, namespace)
 
     def error(self, message):
@@ -514,6 +518,12 @@ def _remembered(kept: Path) -> dict: # machine and device → one of `_ANSWERS`
     except (OSError, ValueError, TypeError): return {}
     return {key: answer for key, answer in found.items() if answer in _ANSWERS}
 
+def _machine_key(device: str) -> str:
+    "What an answer holds for. Both kinds of capability can be lowered from outside."
+    capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
+    return ' '.join([machine(device), device, torch.__version__, *capability]).strip()
+
+# %% ../nbs/00_core.ipynb #n_ar6p
 @contextmanager
 def _one_at_a_time(kept: Path):
     "Of several processes one after the other, where the folder can be written."
@@ -526,10 +536,7 @@ def _one_at_a_time(kept: Path):
 @functools.cache
 def _worth(device: str, kept: Path) -> dict: # 'bfloat16', 'int8' → bool
     "Which arithmetics pay on a device: from the file where that is kept, or measured now and kept there."
-    # both kinds of capability can be lowered from outside
-    capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
-    key = ' '.join([machine(device), device, torch.__version__, *capability]).strip()
-    if found := _remembered(kept).get(key): return found
+    if found := _remembered(kept).get(key := _machine_key(device)): return found
     with _one_at_a_time(kept):
         answers = _remembered(kept) # another process may have measured meanwhile
         if key not in answers:

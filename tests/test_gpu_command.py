@@ -82,7 +82,8 @@ def test_without_a_gpu_it_says_so():
 
 @pytest.mark.parametrize('args, says', [
     (['--limit', 'nan'], 'out of range'), (['--limit', 'inf'], 'out of range'),
-    (['--limit', '1e12'], 'no time'), (['--limit', '0'], 'no time'), (['--limit=-3'], 'no time'), (['--root', ''], 'empty text'),
+    (['--limit', '1e12'], 'no time'), (['--limit', '0'], 'no time'), (['--limit=-3'], 'no time'),
+    (['--root', ''], 'empty text'),
     (['--root', 'nowhere'], 'no checkout'), (['--notebook', ''], 'empty text'),
     (['--notebook', 'README.md'], 'not one of the notebooks')], ids=' '.join)
 def test_what_makes_no_sense_is_said_in_a_line(tmp_path, monkeypatch, capsys, args, says):
