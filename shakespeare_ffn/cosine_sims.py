@@ -658,7 +658,7 @@ def _cheapest(some, sample, own, sieves: list,
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
-_FEW = 64 # queries: to prepare a key costs as much as comparing it with some dozens
+_FEW = 64 # queries, for which no sieve pays; see above
 
 def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
@@ -968,7 +968,7 @@ def _tally(levels: np.ndarray,   # (n, width) of queries and neighbouring keys
     return sums.view(len(levels), n_levels, -1)
 
 # %% ../nbs/05_cosine_sims.ipynb #ty07
-_TALLIED = 10    # pairs or places of a tally take as long as one pair by itself
+_TALLIED = 10    # pairs or places of a tally take as long as one pair by itself, roughly; see above
 _PLACES = 2**20  # places at a time
 
 def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: of a query
