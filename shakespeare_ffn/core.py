@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
@@ -91,18 +92,38 @@ class UserError(Exception):
     "A fault that the user can put right; the message is one line that says how."
 
 # %% ../nbs/00_core.ipynb #c008p
+def _said(s: str) -> str:
+    if s: return s
+    raise argparse.ArgumentTypeError('an empty text says nothing; give another, or leave it out')
+
+def _number(s: str, kind): # kind: int or float
+    if abs(x := kind(s)) <= 2**53: return x # which nan is not
+    raise argparse.ArgumentTypeError(f'{s} is out of range: give a number up to {2**53:.0e}')
+
+# what an argument goes through that is declared as one of these
+_CHECKS = {None: _said, Path: lambda s: Path(_said(s)),
+           **{kind: functools.partial(_number, kind=kind) for kind in (int, float)}}
+
+# %% ../nbs/00_core.ipynb #c008q
+def _without_value(args: list) -> list: # options
+    before = args[:args.index('--')] if '--' in args else args
+    return [option[:-3] for option in before if re.fullmatch('--[a-z-]+=--', option)]
+
+# %% ../nbs/00_core.ipynb #c008v
 class Parser(argparse.ArgumentParser):
     "Wrong arguments are reported like every other fault."
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for kind, check in _CHECKS.items(): self.register('type', kind, check)
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for option in _without_value(args): self.error(f"argument {option}: '--' says nothing")
+        return super().parse_args(args, namespace)
+
     def error(self, message):
         shown = message if len(message) <= 250 else message[:250] + '…'
         raise UserError(f'{shown}; see {self.prog} --help')
-
-    def parse_args(self, args=None, namespace=None):
-        found = super().parse_args(args, namespace)
-        for name, value in vars(found).items():
-            if '' in (value if isinstance(value, list) else [value]):
-                self.error(f'{name}: an empty text says nothing; give another, or leave it out')
-        return found
 
 # %% ../nbs/00_core.ipynb #h4y
 _NO_MEMORY = 'not enough memory|allocate memory|out of memory|bad_alloc|start new thread'
@@ -213,6 +234,7 @@ def join_processes(backend=None): # default: PyTorch's choice
     except (RuntimeError, ValueError, OSError) as e:
         raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); '
                         'start them with torchrun, or unset WORLD_SIZE') from e
+    _hear_the_first()
 
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:
@@ -489,19 +511,38 @@ def _product_rates(device='cpu') -> dict: # 'float32', 'bfloat16', 'int8' → GF
 
 # %% ../nbs/00_core.ipynb #n_ar6
 _PAYS = 1.5 # other numbers are worth being coarser from so many times float32's rate on
+_ANSWERS = [dict(bfloat16=b, int8=i) for b in (True, False) for i in (True, False)]
 
+def _remembered(kept: Path) -> dict: # machine and device → one of `_ANSWERS`
+    try: found = dict(json.loads(kept.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError): return {}
+    return {key: answer for key, answer in found.items() if answer in _ANSWERS}
+
+def _machine_key(device: str) -> str:
+    "What an answer holds for. Both kinds of capability can be lowered from outside."
+    capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
+    return ' '.join([machine(device), device, torch.__version__, *capability]).strip()
+
+# %% ../nbs/00_core.ipynb #n_ar6p
+@contextmanager
+def _one_at_a_time(kept: Path):
+    "Of several processes one after the other, where the folder can be written."
+    lock = FileLock(kept.with_name(kept.name + '.lock'))
+    with suppress(OSError, NotImplementedError): lock.acquire(timeout=60) # seconds; it takes one at most
+    try: yield
+    finally: lock.release()
+
+# %% ../nbs/00_core.ipynb #n_ar6i
 @functools.cache
 def _worth(device: str, kept: Path) -> dict: # 'bfloat16', 'int8' → bool
     "Which arithmetics pay on a device: from the file where that is kept, or measured now and kept there."
-    # both kinds of capability can be lowered from outside
-    capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
-    key = ' '.join([machine(device), device, torch.__version__, *capability]).strip()
-    try: answers = dict(json.loads(kept.read_text(encoding='utf-8')))
-    except (OSError, ValueError, TypeError): answers = {}
-    if answers.get(key) not in [dict(bfloat16=b, int8=i) for b in (True, False) for i in (True, False)]:
-        rates = _product_rates(device)
-        answers[key] = {name: rates[name] >= _PAYS*rates['float32'] for name in ('bfloat16', 'int8')}
-        with suppress(UserError): write_atomically(kept, json.dumps(answers, indent=1).encode())
+    if found := _remembered(kept).get(key := _machine_key(device)): return found
+    with _one_at_a_time(kept):
+        answers = _remembered(kept) # another process may have measured meanwhile
+        if key not in answers:
+            rates = _product_rates(device)
+            answers[key] = {name: rates[name] >= _PAYS*rates['float32'] for name in ('bfloat16', 'int8')}
+            with suppress(UserError): write_atomically(kept, json.dumps(answers, indent=1).encode())
     return answers[key]
 
 # %% ../nbs/00_core.ipynb #n_ar6b
@@ -520,9 +561,24 @@ def asked_arithmetic(of='rows') -> str: # one of `_ARITHMETICS[of]`; '' if it is
 # %% ../nbs/00_core.ipynb #n_ar6e
 def _on(device) -> dict: return _worth(str(torch.device(device)), cache_dir()/'arithmetic.json')
 
+_TOLD = {} # what the first of joined processes has said: kind of device → is bfloat16 fast there?
+
+def _hear_the_first():
+    "Have what the first of the processes measures hold for all of them."
+    said = [None]
+    if processes().rank == 0:
+        said = [{torch.device(d).type: _on(d)['bfloat16'] for d in ('cpu', accelerator())}]
+    try: dist.broadcast_object_list(said)
+    except RuntimeError as e:
+        raise UserError('the first process has ended; see what it said, and start all of them again') from e
+    _TOLD.update(said[0])
+
+# %% ../nbs/00_core.ipynb #n_ar6k
 def fast_arithmetic(device='cpu') -> str: # 'float32' or 'bfloat16'
     "What a device multiplies fast: measured once and remembered, or what `SHAKESPEARE_FFN_ARITHMETIC` says."
-    return asked_arithmetic() or ('bfloat16' if _on(device)['bfloat16'] else 'float32')
+    if asked := asked_arithmetic(): return asked
+    told = _TOLD.get(torch.device(device).type) if processes().world > 1 else None
+    return 'bfloat16' if (_on(device)['bfloat16'] if told is None else told) else 'float32'
 
 # %% ../nbs/00_core.ipynb #n_ar6g
 @functools.cache

@@ -658,6 +658,8 @@ def _cheapest(some, sample, own, sieves: list,
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc
+_FEW = 64 # queries, for which no sieve pays; see above
+
 def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
@@ -666,8 +668,7 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
     single = dims is not None and len(dims) == 1
-    # to prepare a key costs as much as comparing it with some dozens of queries
-    if not len(keys) or not single and len(units) <= 64: return None
+    if not len(keys) or not single and len(units) <= _FEW: return None
     dtype, directions = dtype or (torch.int8 if fast_integers() else torch.float32), _principal(keys)
     if single: return _Cascade(units, own, _Sieve(units, directions[:, :dims[0]], dtype))
     some, sample, of_some = _sample_of(units, keys, own)
@@ -967,7 +968,7 @@ def _tally(levels: np.ndarray,   # (n, width) of queries and neighbouring keys
     return sums.view(len(levels), n_levels, -1)
 
 # %% ../nbs/05_cosine_sims.ipynb #ty07
-_TALLIED = 10    # pairs or places of a tally take as long as one pair by itself
+_TALLIED = 10    # pairs or places of a tally take as long as one pair by itself, roughly; see above
 _PLACES = 2**20  # places at a time
 
 def _many_pass(batch: Batch, lowest: float, n_places: int) -> bool: # n_places: of a query

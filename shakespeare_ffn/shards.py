@@ -313,6 +313,9 @@ def _plan(corpus, model, length: int, arithmetic, size: int, peers: Peers) -> _W
         longest = min(model.context, len(corpus.tokens))
         if not 1 <= length <= longest:
             raise UserError(f'a length of {length} is out of range: 1 to {longest}')
+        most = max(SHARD, len(corpus.tokens)) # more strings there are not
+        if not 1 <= size <= most:
+            raise UserError(f'a shard of {size:,} strings is out of range: of this text 1 to {most:,}')
     # all processes must have been asked for the same
     asked = peers.gather((corpus.sha256, model.hash, length, size))
     if others := [rank for rank, x in enumerate(asked) if x != asked[0]]:

@@ -75,7 +75,7 @@ class Approximation:
         check_thresholds(self.thresholds, len(self.thresholds))
         w = torch.tensor(self.weights, dtype=torch.float64)
         wrong = f'weights must be numbers from 0 up, not all 0; got {", ".join(map(str, self.weights))}'
-        if not (torch.isfinite(w).all() and (w >= 0).all() and w.sum() > 0): raise UserError(wrong)
+        if not ((w >= 0).all() and 0 < w.sum() < torch.inf): raise UserError(wrong)
 
     def check(self, n_layer: int):
         "A `UserError` unless there is one threshold and one weight for each of `n_layer` blocks."

@@ -4,7 +4,7 @@ That is one line that says what to do, exit code 2, and nothing else."""
 import importlib, json, os, re, shutil, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
-import pytest, torch
+import gpu, pytest, reproduce, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 from shakespeare_ffn import training
@@ -44,6 +44,8 @@ FAULTS = {
     'too few thresholds': (['To be', '--thresholds', '.9,.9'], ['2 thresholds', '6 blocks']),
     'too many weights': (['To be', '--weights', '1,1,1,1,1,1,1'], ['7 weights', '6 blocks']),
     'negative weight': (['To be', '--weights=-1,1,1,1,1,1'], ['from 0 up']),
+    'weights without an end': (['To be', '--thresholds', '0,0,0,0,0,0', '--weights', '1e308,1e308,1,1,1,1'],
+                               ['from 0 up']),
     'weights all zero': (['To be', '--weights', '0,0,0,0,0,0'], ['not all 0']),
     'not numbers': (['To be', '--thresholds', 'high,low'], ["'high,low'"]),
     'article and own': (['To be', '--article', '--weights', '1,1,1,1,1,1'], ['either']),
@@ -62,7 +64,7 @@ FAULTS = {
 }
 
 PARSERS = [_explain_parser, _calibrate_parser, _counts_parser, _shards_parser, _cache_parser, _explore_parser,
-           training._parser]
+           training._parser, gpu._parser, reproduce._parser]
 
 @pytest.mark.parametrize('parser', PARSERS, ids=lambda p: p().prog)
 def test_no_argument_is_an_empty_text(parser, tmp_path):
@@ -77,6 +79,24 @@ def test_no_argument_is_an_empty_text(parser, tmp_path):
         empty = [action.option_strings[0], ''] if action.option_strings else ['']
         if action.dest == 'names': empty = ['list', '']
         with pytest.raises(UserError, match="''|empty"): parser().parse_args([*rest, *empty])
+
+def numbers(parser): return [a.option_strings[0] for a in parser()._actions if a.type in (int, float)]
+NUMBERS = [(parser, option) for parser in PARSERS for option in numbers(parser)]
+# what somebody may type for a number, most of it out of all bounds
+TYPED = st.one_of(st.integers().map(str), st.integers(1, 5000).map(lambda n: '1' + '0'*n),
+                  st.floats().map(str), st.text(max_size=5),
+                  st.sampled_from(['-inf', '1e999', '٣', '1_0', '0x10', '--', '1,5']))
+
+@pytest.mark.parametrize('parser, option', NUMBERS, ids=lambda x: x if isinstance(x, str) else x().prog)
+@settings(deadline=None)
+@given(typed=TYPED)
+def test_a_number_is_one_that_counts(parser, option, typed):
+    "Whatever is typed, a command gets a number of a possible size, or says what is wrong in one line."
+    p = parser()
+    for action in p._actions: action.required = False
+    try: found = vars(p.parse_args([f'{option}={typed}']))[option[2:]]
+    except UserError as e: assert option in str(e) and len(str(e)) < 350
+    else: assert abs(found) <= 2**53
 
 @pytest.mark.parametrize('args, says', FAULTS.values(), ids=FAULTS)
 def test_fault(capsys, tmp_path, monkeypatch, args, says):

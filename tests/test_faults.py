@@ -120,9 +120,10 @@ def test_damaged_approximation(small, new_cache, damage):
 @drawn
 @given(damage=damages())
 def test_damaged_arithmetic(new_cache, damage):
+    (file := new_cache/'arithmetic.json').unlink(missing_ok=True)
     with mock.patch.object(core, '_product_rates', lambda device: dict(float32=2., bfloat16=1., int8=4.)):
         core._worth.cache_clear()
-        expected = core._worth('cpu', file := new_cache/'arithmetic.json')
+        expected = core._worth('cpu', file)
         sound = file.read_bytes()
         file.write_bytes(damage(sound))
         core._worth.cache_clear()

@@ -80,6 +80,20 @@ def test_without_a_gpu_it_says_so():
     if torch.cuda.is_available(): pytest.skip('there is one')
     with pytest.raises(gpu.UserError, match='there is no GPU here'): gpu.gpu([])
 
+@pytest.mark.parametrize('args, says', [
+    (['--limit', 'nan'], 'out of range'), (['--limit', 'inf'], 'out of range'),
+    (['--limit', '1e12'], 'no time'), (['--limit', '0'], 'no time'), (['--limit=-3'], 'no time'),
+    (['--root', ''], 'empty text'),
+    (['--root', 'nowhere'], 'no checkout'), (['--notebook', ''], 'empty text'),
+    (['--notebook', 'README.md'], 'not one of the notebooks')], ids=' '.join)
+def test_what_makes_no_sense_is_said_in_a_line(tmp_path, monkeypatch, capsys, args, says):
+    for run in 'run_stages', 'notebook': monkeypatch.setattr(gpu, run, lambda *_: pytest.fail('it begins'))
+    for name in 'SHAKESPEARE_FFN_SCALE', 'CUDA_VISIBLE_DEVICES': monkeypatch.setenv(name, '')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end: gpu.command('gpu', gpu.gpu, ['--dry-run', *args])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, err.count('\n')) == (2, '', 1) and says in err, err
+
 def test_stages_of_this_project():
     names = [stage.name for stage in gpu.stages(ROOT, dry=False)]
     assert names[:2] == ['tests/test_gpu.py', 'benchmarks/gpu.py'] and len(set(names)) == len(names)

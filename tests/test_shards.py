@@ -16,6 +16,7 @@ from shakespeare_ffn.nearest_strings import nearest_approximation
 from shakespeare_ffn.shards import build_shards, open_shards
 from shakespeare_ffn.similar_space import Approximation, calibrate, tuned_approximation
 from shakespeare_ffn.text_analysis import next_counts
+from conftest import remember
 from forked import ranks
 
 SIZE = 1024 # strings of a shard, two chunks
@@ -43,12 +44,13 @@ def model(files): return load_model(files[1])
 START = f'''
 import os, signal, sys, torch, torch.distributed as dist
 torch.set_num_threads(1)
-from shakespeare_ffn import corpus_keys, shards
+from shakespeare_ffn import core, corpus_keys, shards
 from shakespeare_ffn.core import command
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.shards import build_shards, joined, open_shards
 corpus_keys._SAVE_EVERY, corpus_keys._next_note = 1, lambda begun, ended: 0 # after each chunk
+core._product_rates = None # measured anew, under load, the arithmetic may be another
 corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
 def together(do):
     def run(argv):
@@ -110,7 +112,7 @@ def single(piece, model, tmp_path_factory):
     "The index in one file, in a cache of its own"
     before, threads = os.environ['SHAKESPEARE_FFN_CACHE'], torch.get_num_threads()
     scale, os.environ['SHAKESPEARE_FFN_SCALE'] = os.environ['SHAKESPEARE_FFN_SCALE'], 'full'
-    os.environ['SHAKESPEARE_FFN_CACHE'] = str(tmp_path_factory.mktemp('single'))
+    os.environ['SHAKESPEARE_FFN_CACHE'] = str(remember(Path(before), tmp_path_factory.mktemp('single')))
     torch.set_num_threads(1)
     try: return corpus_index(piece, model, quiet=True)
     finally:
@@ -124,14 +126,60 @@ def test_processes_build_what_one_builds(new_cache, start, files, piece, model, 
     index = check_same(piece, model, single)
     assert len(index.shards) == -(-len(single)//SIZE) > 3
 
+# Each process measures something else, as under load; what they make is one.
+
+MEASURE = '''
+import os, time
+from shakespeare_ffn import core, shards, training
+fast = int(os.environ['RANK']) % 2 == int(sys.argv[-1])
+def rates(device):
+    time.sleep(.5) # so that all of them would be at it
+    return dict(float32=1., bfloat16=2.*fast, int8=2.*fast)
+core._product_rates = rates
+def answers(): return core.fast_arithmetic(), training.arithmetic(training.FAST, 'cpu')
+'''
+ALONE = f'import sys{MEASURE}print(*answers(), core.fast_integers())'
+JOINED = f'''import sys{MEASURE}
+def join(argv):
+    with shards.joined(): return answers()
+core.command('test', join)
+'''
+
+def said(processes) -> list: # what each prints
+    outputs = [p.communicate(timeout=100) for p in processes]
+    assert [p.returncode for p in processes] == [0]*len(processes), outputs
+    return [output for output, _ in outputs]
+
+@pytest.fixture
+def unmeasured(new_cache, disks, monkeypatch): # nobody has said what is fast, or measured it
+    for folder in new_cache, *disks: (folder/'arithmetic.json').unlink()
+    monkeypatch.delenv('SHAKESPEARE_FFN_ARITHMETIC', raising=False)
+
+def test_of_processes_that_start_at_once_one_measures(unmeasured, start):
+    found = said(start_all(start, ALONE, 4, 0))
+    assert found[0] and len(set(found)) == 1
+
+@pytest.mark.parametrize('first', ['bfloat16', 'float32'])
+def test_the_first_process_decides(unmeasured, start, disks, first):
+    found = said(start_all(start, JOINED, 3, 0 if first == 'bfloat16' else 1, caches=disks))
+    assert found == [f"('{first}', '{first}')\n"]*3
+
+@pytest.mark.parametrize('size', [0, -512, 2**17, 5*10**21])
+def test_a_size_that_no_shard_has(new_cache, piece, model, size):
+    with pytest.raises(UserError, match='strings is out of range: of this text 1 to 65,536'):
+        build_shards(piece, model, size=size, quiet=True)
+    assert not (new_cache/'keys').exists()
+
 def copied(caches, target):
     "All that some disks hold, on one"
     for cache in caches: shutil.copytree(cache/'keys', target/'keys', dirs_exist_ok=True)
 
 @pytest.fixture
-def disks(tmp_path): # one for each of three processes
+def disks(cache, tmp_path): # one for each of three processes
     found = [tmp_path/f'disk{i}' for i in range(3)]
-    for disk in found: disk.mkdir()
+    for disk in found:
+        disk.mkdir()
+        remember(cache, disk)
     return found
 
 def test_each_on_its_own_disk(new_cache, start, files, piece, model, single, disks):
@@ -200,13 +248,13 @@ def refused(start, files, code, world, says, folder):
     assert contents(folder) == before
 
 @pytest.fixture(scope='module')
-def built_once(piece, model, tmp_path_factory):
-    cache = tmp_path_factory.mktemp('built')
+def built_once(cache, piece, model, tmp_path_factory):
+    built = remember(cache, tmp_path_factory.mktemp('built'))
     with pytest.MonkeyPatch.context() as m:
-        m.setenv('SHAKESPEARE_FFN_CACHE', str(cache))
+        m.setenv('SHAKESPEARE_FFN_CACHE', str(built))
         m.setenv('SHAKESPEARE_FFN_SCALE', 'full')
         build_shards(piece, model, size=SIZE, quiet=True)
-    return cache
+    return built
 
 @pytest.fixture
 def built(built_once, new_cache, piece, model):

@@ -5,7 +5,7 @@ Each is a stage of at most eight minutes. What held is not run again, and a stag
 where it can (keys, counts and learned embeddings are kept on the way), so `make gpu` after an
 interruption goes on. Notebooks run in a copy, in the cache folder, and their figures are compared with
 results/summary.json; only benchmarks/gpu.py writes here, into results/."""
-import hashlib, json, os, re, signal, subprocess, sys, time
+import hashlib, json, os, re, signal, subprocess, sys, threading, time
 from pathlib import Path
 from typing import NamedTuple
 import torch
@@ -142,8 +142,19 @@ def _parser() -> Parser:
     p.add_argument('--notebook', type=Path, help='run this notebook alone, as a stage does')
     return p
 
+def _checked(args):
+    "The arguments, with whole paths; a `UserError` unless there is a checkout, and time."
+    args.root = args.root.resolve()
+    if not (args.root/'nbs'/'index.ipynb').is_file():
+        raise UserError(f'{args.root} is no checkout of the project; give another --root, or leave it out')
+    if args.notebook and (path := args.notebook.resolve()) not in reproduce.notebooks(args.root):
+        raise UserError(f'{path} is not one of the notebooks in {args.root/"nbs"}')
+    if not 0 < args.limit <= threading.TIMEOUT_MAX: # no system waits longer
+        raise UserError(f'a limit of {args.limit:g} seconds is no time for a stage; give minutes or hours')
+    return args
+
 def gpu(argv) -> str:
-    args = _parser().parse_args(argv)
+    args = _checked(_parser().parse_args(argv))
     if not (args.dry_run or torch.cuda.is_available()):
         raise UserError('there is no GPU here, or PyTorch does not see it; '
                         'ARGS=--dry-run tries the stages on the CPU')
@@ -151,7 +162,7 @@ def gpu(argv) -> str:
     os.environ['SHAKESPEARE_FFN_SCALE'] = scale
     if args.dry_run: os.environ['CUDA_VISIBLE_DEVICES'] = ''
     # a stage runs its notebook by this very command, in a process of its own
-    if args.notebook: return notebook(args.notebook, args.root, args.dry_run) or ''
+    if args.notebook: return notebook(args.notebook.resolve(), args.root, args.dry_run) or ''
     folder = cache_dir()/'gpu'
     found = run_stages(stages(args.root, args.dry_run), args.root, folder, scale, args.limit)
     n_held = sum(r['result'] == 'held' for r in found.values())

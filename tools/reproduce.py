@@ -71,16 +71,15 @@ def without_bars(cell):
     "Take progress bars out of a cell's outputs."
     if cell.cell_type == 'code': cell.outputs = [output for output in cell.outputs if not is_bar(output)]
 
-def cells_of(path: Path) -> list: # empty where the file holds no notebook, as in the middle of a merge
-    "What whoever edits a notebook may change: all but outputs and what cleaning takes away."
-    cells = read_json(path).get('cells', [])
-    return [[cell.get(part) for part in ('id', 'cell_type', 'source')] for cell in cells]
+def content(path: Path) -> bytes: # empty where there is no file
+    return path.read_bytes() if path.exists() else b''
 
 def run(path: Path) -> float: # seconds
     """Execute a notebook and keep its outputs, cleaned of noise.
 
-    A `UserError` if a cell fails, or if somebody has changed the cells meanwhile."""
-    before, nb, start = cells_of(path), nbformat.read(path, 4), time.perf_counter()
+    A `UserError` if a cell fails. A file that somebody has changed meanwhile is left as it is."""
+    before, start = path.read_bytes(), time.perf_counter()
+    nb = nbformat.reads(before.decode(), 4)
     with tqdm(total=len(nb.cells), unit=' cells', leave=False) as bar:
         def advance(cell, cell_index): bar.update(cell_index + 1 - bar.n)
         client = NotebookClient(nb, timeout=None, coalesce_streams=True, on_cell_complete=advance,
@@ -90,13 +89,15 @@ def run(path: Path) -> float: # seconds
             print(e, file=sys.stderr) # the cell and its trace, line by line
             raise UserError(f'{path.name} failed, as said above, and is left as it was; '
                             'what finished before is kept') from e
-    if cells_of(path) != before:
-        raise UserError(f'{path.name} was changed while it ran: it is left as it is now, and the outputs of '
-                        'its old cells are not written; run it again (what it computed is in the cache)')
     for cell in nb.cells: without_bars(cell)
     clean_nb(nb)
-    # a line of a cell on a line of its own, as Jupyter does
-    write_atomically(path, (nbformat.writes(nb) + '\n').encode())
+    # as Jupyter does, each line of a cell on a line of its own
+    ran = (nbformat.writes(nb) + '\n').encode()
+    if content(path) != before:
+        write_atomically(aside := path.with_name(path.name + '.ran'), ran)
+        sys.exit(f'reproduce: {path.name} was changed while it ran, and is left as it is now; what ran is in '
+                 f'{aside.name} beside it: take its outputs from there, or run it again')
+    write_atomically(path, ran)
     return time.perf_counter() - start
 
 def rows(path: Path) -> list:
@@ -199,13 +200,16 @@ def check(asked: list) -> str:
         sys.exit(1)
     return text
 
-def reproduce(argv) -> str:
+def _parser() -> Parser:
     p = Parser('reproduce', description=__doc__, allow_abbrev=False)
     p.add_argument('notebooks', nargs='*', type=Path,
                    help='run these, done or not (default: all that are not done)')
     p.add_argument('--check', action='store_true',
                    help='compare what comes out here with results/summary.json, and write nothing')
-    args = p.parse_args(argv)
+    return p
+
+def reproduce(argv) -> str:
+    args = _parser().parse_args(argv)
     asked = [path.resolve() for path in args.notebooks]
     for path in asked:
         if path not in notebooks(ROOT): raise UserError(f'{path} is not one of the notebooks in nbs/')
