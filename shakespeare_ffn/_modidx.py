@@ -1733,5 +1733,6 @@ d = { 'settings': { 'branch': 'main',
             'shakespeare_ffn.unseen': { 'shakespeare_ffn.unseen.Outside': ('unseen_prompts.html#outside', 'shakespeare_ffn/unseen.py'),
                                         'shakespeare_ffn.unseen.counts_outside': ( 'unseen_prompts.html#counts_outside',
                                                                                    'shakespeare_ffn/unseen.py'),
-                                        'shakespeare_ffn.unseen.leave_out': ( 'unseen_prompts.html#leave_out',
-                                                                              'shakespeare_ffn/unseen.py')}}}
+                                        'shakespeare_ffn.unseen.leave_out': ('unseen_prompts.html#leave_out', 'shakespeare_ffn/unseen.py'),
+                                        'shakespeare_ffn.unseen.ratio_and_ends': ( 'unseen_prompts.html#ratio_and_ends',
+                                                                                   'shakespeare_ffn/unseen.py')}}}
