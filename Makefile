@@ -52,7 +52,7 @@ models: $(VENV)/run.ok ## train whichever of the four models is missing (ARGS="-
 variants: $(VENV)/run.ok ## make what the chapters on vectors and on dependence compare: other models, vectors, lengths (ARGS="'another seed'" for one)
 	@$(BIN)/python tools/variants.py $(ARGS)
 
-calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thresholds and weights for them (ffn_calibrate does it for a model of your own)
+calibrate: $(VENV)/run.ok ## after a change of the package's weights: tune thresholds and weights for them, and learn a measure (ffn_calibrate does it for a model of your own)
 	@$(BIN)/python tools/calibrate.py $(ARGS)
 
 readme: $(VENV)/dev.ok ## write README.md from nbs/index.ipynb
