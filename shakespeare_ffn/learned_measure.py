@@ -349,7 +349,8 @@ def distance_apart(approximation, # that has `sums`
                    corpus: Corpus, index: KeyIndex,
                    n=1000, # of the last strings
                   ) -> float:
-    "Mean Hellinger distance to the model, each string left out."
+    "Mean Hellinger distance to the model, each string left out; a `UserError` for an index of another text."
+    check_index(index, corpus, index.model, 'ffwd')
     strings, n = index.strings, min(n, 2**28//index.model.vocab_size + 1)
     ids = prompt_ids(strings, len(strings))[-n:]
     tokens, own = strings.tokens(ids), torch.as_tensor(index.row_of[ids]).long()

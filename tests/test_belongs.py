@@ -16,7 +16,8 @@ from shakespeare_ffn.explore import PageData
 from shakespeare_ffn.hooks import capture, check_block, hooked, run_from
 from shakespeare_ffn.learned_embeddings import learn_embeddings, stage_embeddings
 from shakespeare_ffn.model import Config, Transformer
-from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation, calibrate_measure, fit_measure
+from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation, calibrate_measure, distance_apart
+from shakespeare_ffn.learned_measure import fit_measure
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote, calibrate_nearest, prompt_neighbours
 from shakespeare_ffn.replacement import LastPosition, replace_outputs
 from shakespeare_ffn.scores import examine
@@ -48,6 +49,8 @@ def ours(cache, text):
 TAKING = dict(
     calibrate=lambda *given: calibrate(*given, n=20, progress=False),
     calibrate_nearest=lambda *given: calibrate_nearest(*given, n=20, k=5, betas=(10,), progress=False),
+    distance_apart=lambda corpus, model, index: distance_apart(
+        NearestApproximation(5, (Vote(0, True),)), corpus, index, 5),
     calibrate_measure=lambda *given: calibrate_measure(*given, progress=False, rounds=1, size=4, n=32, k=5),
     prompt_counts=lambda corpus, model, index: prompt_counts(corpus, model, [.9]*N_LAYER, 5, index, False),
     check_index=lambda corpus, model, index: check_index(index, corpus, model),
