@@ -156,8 +156,8 @@ def by_measure(g) -> list:
     [e] = measured.evidence_in(g.index, queries[:, 0])
     return [measured.measure(queries), found.measure.matrix, repr(found.rule), *e[2:]]
 
-BY = {f.__name__: f for f in (by_measure, by_page, by_compact_index, by_neighbours, by_rule, by_distributions, by_rivals,
-                              by_scores, by_last_position, by_shards)}
+BY = {f.__name__: f for f in (by_measure, by_page, by_compact_index, by_neighbours, by_rule, by_distributions,
+                              by_rivals, by_scores, by_last_position, by_shards)}
 
 @pytest.fixture(scope='module')
 def given_before(corpus, model): return Given(corpus, model)
