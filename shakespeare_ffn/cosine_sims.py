@@ -790,7 +790,7 @@ def _launch_part(queries, keys, columns, threshold: float, share: int, room: int
     (n_queries, n_embed), (n_keys, n), device = queries.shape, columns.shape, keys.device
     width = max(64, triton.next_power_of_2(n))
     values = F.pad(columns, (0, width - n)).half().contiguous()
-    sums = torch.empty(-(-n_keys//share), n_queries, width, device=device)
+    sums = torch.empty(-(-n_keys//share), n_queries, width, dtype=torch.float32, device=device)
     doubtful = torch.empty(room, dtype=torch.long, device=device)
     n_doubtful = torch.zeros(1, dtype=torch.long, device=device)
     grid = triton.cdiv(n_queries, _TILES['BQ']), len(sums)

@@ -55,6 +55,12 @@ for n_queries, n_keys, n_embed, vocab, most in SIZES:
 keys = torch.randn(70, 16, generator=generator).bfloat16()
 check(keys[:9].clone(), keys, torch.randint(0, 2**36, (70, 3), generator=generator), None)
 
+# sums that float16 does not hold, whatever is the caller's default
+torch.set_default_dtype(torch.float16)
+same = torch.ones(2049, 16, dtype=torch.bfloat16)
+assert (count_fused(same[:1], same, Values(torch.ones(2049, 2, dtype=torch.long)), .9, device) == 2049).all()
+torch.set_default_dtype(torch.float32)
+
 # pairs between a threshold and what it is in float32:
 # on .89, which float32 takes for less, and above .85, which it takes for more
 def squares(n, length=12):
