@@ -8,8 +8,8 @@ __all__ = ['SIGNS', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_CO
            'accelerator', 'Processes', 'processes', 'join_processes', 'true_float32', 'float64', 'scale', 'by_scale',
            'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table', 'named_path', 'cache_dir',
            'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept', 'keep_tensors',
-           'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'asked_arithmetic', 'fast_arithmetic',
-           'fast_integers', 'use_style']
+           'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time', 'asked_arithmetic',
+           'fast_arithmetic', 'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
@@ -525,10 +525,12 @@ def _machine_key(device: str) -> str:
 
 # %% ../nbs/00_core.ipynb #n_ar6p
 @contextmanager
-def _one_at_a_time(kept: Path):
-    "Of several processes one after the other, where the folder can be written."
-    lock = FileLock(kept.with_name(kept.name + '.lock'))
-    with suppress(OSError, NotImplementedError): lock.acquire(timeout=60) # seconds; it takes one at most
+def one_at_a_time(path: Path, timeout=-1): # seconds to wait; -1: as long as it takes
+    "Wait until no other process is making the file; where there are no locks, or too late, go on without."
+    lock = FileLock(cache_dir()/'locks'/f'{path.name}.lock')
+    with suppress(OSError, NotImplementedError):
+        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout)
     try: yield
     finally: lock.release()
 
@@ -537,7 +539,7 @@ def _one_at_a_time(kept: Path):
 def _worth(device: str, kept: Path) -> dict: # 'bfloat16', 'int8' → bool
     "Which arithmetics pay on a device: from the file where that is kept, or measured now and kept there."
     if found := _remembered(kept).get(key := _machine_key(device)): return found
-    with _one_at_a_time(kept):
+    with one_at_a_time(kept, timeout=60): # it takes a second
         answers = _remembered(kept) # another process may have measured meanwhile
         if key not in answers:
             rates = _product_rates(device)

@@ -8,7 +8,6 @@ __all__ = ['LearnedEmbeddings', 'initial_embeddings', 'LearningRun', 'learn_embe
 
 # %% ../nbs/11_learned_embeddings.ipynb #c003
 import io, re, time
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +15,10 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from filelock import FileLock
 from tqdm.std import tqdm
 
 from .core import UserError, accelerator, cache_dir, keep, keep_tensors, kept, kept_tensors
-from .core import scale
+from .core import one_at_a_time, scale
 from .hooks import run_from
 from .model import Transformer, evaluating, plain_state
 
@@ -283,18 +281,6 @@ def is_learned(model: Transformer, block: int) -> bool:
     "Are embeddings of all tokens, of a stage, in the cache?"
     return bool(_sizes_in_cache(model, block))
 
-# %% ../nbs/11_learned_embeddings.ipynb #lk01
-@contextmanager
-def _one_at_a_time(path: Path):
-    "Wait until no other process is making the file; where the file system has no locks, go on without."
-    lock = FileLock(cache_dir()/'locks'/f'{path.name}.lock')
-    try:
-        Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except (OSError, NotImplementedError): pass
-    try: yield
-    finally: lock.release()
-
 # %% ../nbs/11_learned_embeddings.ipynb #c038
 def stage_embeddings(model: Transformer,
                      block: int,      # before which they enter; n_layer: after all blocks
@@ -317,7 +303,7 @@ def stage_embeddings(model: Transformer,
         checkpoint.unlink(missing_ok=True)
         return found._asdict()
     # whoever waited finds what the other process learned
-    with _one_at_a_time(path): tensors = kept_tensors(path) or learn()
+    with one_at_a_time(path): tensors = kept_tensors(path) or learn()
     device = model.lm_head.weight.device
     return LearnedEmbeddings(*(tensors[name].to(device) for name in LearnedEmbeddings._fields))
 
