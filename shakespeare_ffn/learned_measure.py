@@ -129,12 +129,20 @@ class _Learned(nn.Module):
         said = normalise(sums.view(-1, width) + 1e-12) # the root has no slope at 0
         return normalise(said**self.numbers[1].exp())
 
+# %% ../nbs/07d_learned_measure.ipynb #m034b
+def _at_hand(keys: torch.Tensor) -> torch.Tensor:
+    "Keys on a GPU, if half of what is free there has room for them; else where they are."
+    device = accelerator()
+    if device == 'cpu' or 2*keys.nbytes > torch.cuda.mem_get_info(device)[0]: return keys
+    return keys.to(device)
+
 # %% ../nbs/07d_learned_measure.ipynb #m035
 class _Lesson(NamedTuple):
     "The strings of an index, and what of them is compared."
     model: Decoder
     index: KeyIndex
     blocks: tuple         # of int
+    keys: tuple           # of each block, (n_keys, n_embed)
     mean: torch.Tensor    # (n_blocks, n_embed)
     values: SparseCounts  # (n_keys, vocab_size)
 
@@ -143,13 +151,15 @@ class _Lesson(NamedTuple):
         if not blocks: raise ValueError('a measure needs at least one block')
         for b in blocks: check_block(b, len(index.keys))
         mean = torch.stack([mean_key(index.keys[b]) for b in blocks])
-        return cls(model, index, tuple(blocks), mean, index.next_counts())
+        keys = tuple(_at_hand(index.keys[b]) for b in blocks)
+        return cls(model, index, tuple(blocks), keys, mean, index.next_counts())
 
     def centred(self, vectors): # (n_layer, n, n_embed) → (n, n_blocks*n_embed) the blocks side by side
-        return torch.cat([vectors[b].float() - mean for b, mean in zip(self.blocks, self.mean)], -1)
+        each = zip((vectors[b] for b in self.blocks), self.mean)
+        return torch.cat([x.float() - mean.to(x.device) for x, mean in each], -1)
 
-    def features(self, rows): # (n,) → (n, n_blocks*n_embed)
-        return self.centred({b: self.index.keys[b][rows] for b in self.blocks})
+    def features(self, rows): # (n,) → (n, n_blocks*n_embed), where the keys are
+        return self.centred({b: keys[rows] for b, keys in zip(self.blocks, self.keys)})
 
 # %% ../nbs/07d_learned_measure.ipynb #m035b
 @patch
@@ -162,7 +172,7 @@ _FAINT = .3
 @patch
 def start(self: _Lesson, size: int) -> torch.Tensor: # (n_features, size)
     "The directions in which keys differ most."
-    x = self.features(torch.arange(0, len(self.index), max(1, len(self.index)//20_000)))
+    x = self.features(torch.arange(0, len(self.index), max(1, len(self.index)//20_000))).cpu()
     loud = float64([_FAINT]*(len(self.blocks)-1) + [1.]).repeat_interleave(self.mean.shape[1])
     if not 1 <= size <= len(loud):
         raise ValueError(f'a measure of {size} numbers, of vectors of {len(loud)}')
@@ -235,10 +245,10 @@ def step(self: _Lesson, learned: _Learned, optimizer, some: _Round, rows): # row
 @patch
 def learn(self: _Lesson, learned: _Learned, course: _Course, number: int, tell):
     "One round; `tell` is told how many strings are seen, and the distance."
-    strings = _round(self, number, course.n)
-    measured = self.measure(learned.matrix)(self.index.keys).to(accelerator())
-    queries = strings.features @ learned.matrix.detach().cpu()
-    rows = nearest_keys(queries.to(measured.device), measured, course.k, strings.own).rows
+    strings, matrix = _round(self, number, course.n), learned.matrix.detach()
+    def measured(x): return x.to(matrix.device) @ matrix
+    keys = torch.cat([measured(self.features(rows)) for rows in torch.arange(len(self.index)).split(2**14)])
+    rows = nearest_keys(measured(strings.features), keys, course.k, strings.own).rows
     optimizer = course.optimizer(learned)
     for i, some in enumerate(torch.arange(course.n).split(course.batch)):
         course.set_rate(optimizer, number, i)

@@ -6,7 +6,7 @@ import os, subprocess, sys
 from dataclasses import replace
 from pathlib import Path
 import pytest, torch
-from shakespeare_ffn import corpus_keys, cosine_sims
+from shakespeare_ffn import corpus_keys, cosine_sims, learned_measure
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, nearest
 from shakespeare_ffn.approximation_details import other_prompt_null, predicted_tokens
 from shakespeare_ffn.corpus_keys import TrieForward
@@ -16,6 +16,7 @@ from shakespeare_ffn.embedding_adjustments import ablate, block_vectors
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.hooks import capture, run_from
 from shakespeare_ffn.learned_embeddings import geometry, learn_embeddings, least_losses, stage_embeddings
+from shakespeare_ffn.learned_measure import fit_measure
 from shakespeare_ffn.model import Config, generate, load_model, next_char_probs
 from shakespeare_ffn.nearest_strings import Vote, nearest_keys
 from shakespeare_ffn.similar_space import Fit, calibrate
@@ -218,6 +219,26 @@ def test_calibration(new_cache, model_there, corpus, monkeypatch):
                             torch.ones(6).double() + 0*(counts.sum() + probs.sum()), None))
     index = corpus_keys.corpus_index(corpus, model_there, 2, arithmetic='float32', quiet=True)
     assert calibrate(corpus, model_there, index, n=10, progress=False).length == 2
+
+@pytest.mark.parametrize('blocks', [[5], [0, 5]])
+def test_a_measure(there, new_cache, model, corpus, blocks, monkeypatch):
+    index = corpus_keys.corpus_index(corpus, model, 2, arithmetic='float32', quiet=True)
+    few, need = dict(size=8, rounds=2, n=48, k=5, batch=16, progress=False), index.keys[0].nbytes
+    def learned(): return fit_measure(index, model, blocks, **few)
+    held = [] # whether the GPU holds the keys
+    at_hand = learned_measure._at_hand
+    monkeypatch.setattr(learned_measure, '_at_hand', lambda x: held.append(at_hand(x)) or held[-1])
+    found = []
+    for free in 2*need, 2*need-1:
+        monkeypatch.setattr('torch.cuda.mem_get_info', lambda device: (free, 9*need))
+        found.append(learned())
+    monkeypatch.setattr(learned_measure, 'accelerator', lambda: 'cpu')
+    found.append(learned())
+    assert [x.is_cuda for x in held] == [True]*len(blocks) + [False]*2*len(blocks)
+    for a in found:
+        assert a.measure.matrix.is_cpu
+        assert torch.allclose(a.measure.matrix, found[-1].measure.matrix, atol=1e-3)
+        assert a.rule.votes[0].beta == pytest.approx(found[-1].rule.votes[0].beta, rel=1e-2)
 
 def test_rows_and_cosines(there):
     a, b = (torch.randn(n, 48, generator=torch.Generator().manual_seed(n)).bfloat16() for n in (7, 9))
