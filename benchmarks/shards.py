@@ -18,10 +18,11 @@ HEAD = ['million characters', 'million strings', 'seconds to sort', 'strings a s
 START = '''
 import sys, time, torch
 torch.set_num_threads(1)
+from shakespeare_ffn.core import joined
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.model import load_model
-from shakespeare_ffn.shards import build_shards, joined
+from shakespeare_ffn.shards import build_shards
 from shakespeare_ffn.nearest_strings import NearestApproximation, Vote
 from shakespeare_ffn import shards
 def say(*what): print(*what, flush=True)

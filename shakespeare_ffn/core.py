@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_COLOURS', 'STYLE', 'code_point', 'show_char',
-           'show_text', 'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device',
-           'accelerator', 'Processes', 'processes', 'join_processes', 'true_float32', 'float64', 'scale', 'by_scale',
-           'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table', 'named_path', 'cache_dir',
-           'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept', 'keep_tensors',
-           'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time', 'asked_arithmetic',
+           'show_text', 'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device', 'Told',
+           'told_processes', 'accelerator', 'Processes', 'processes', 'join_processes', 'joined', 'true_float32',
+           'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table',
+           'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept',
+           'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time', 'asked_arithmetic',
            'fast_arithmetic', 'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
 import unicodedata
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
+from datetime import timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
@@ -178,6 +179,14 @@ def _leave(code: int):
     if dist.is_available() and dist.is_initialized(): os._exit(code)
     sys.exit(code)
 
+# %% ../nbs/00_core.ipynb #se2
+_SETTINGS = [] # functions that read environment variables
+
+def _setting(f):
+    "Have every command call `f` before it begins."
+    _SETTINGS.append(f)
+    return f
+
 # %% ../nbs/00_core.ipynb #h4f
 def command(name: str, run, argv=None):
     "Print what `run(argv)` returns; exit code 0, 2 (the user can put it right) or 130 (interrupted)."
@@ -186,7 +195,9 @@ def command(name: str, run, argv=None):
         if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='spell_out')
     if not {'matplotlib', 'IPython'} & sys.modules.keys(): os.environ['MPLBACKEND'] = 'agg'
     with redirect_stderr(_Messages(sys.stderr)):
-        try: print(run(argv), flush=True)
+        try:
+            for read in _SETTINGS: read()
+            print(run(argv), flush=True)
         except BrokenPipeError: _drop_output() # whoever reads the output has seen enough
         except KeyboardInterrupt:
             print(f'\n{name}: interrupted; it can be taken up where it stopped', file=sys.stderr)
@@ -207,14 +218,45 @@ def device(s: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError): pass
     raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is")
 
+# %% ../nbs/00_core.ipynb #to2
+_TORCHRUN_SETS = 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
+
+def _torchrun_says() -> dict: # name → text, of those that are set
+    said = {name: os.environ.get(name, '').strip() for name in _TORCHRUN_SETS}
+    return {name: value for name, value in said.items() if value}
+
+def _refuse_torchrun(why: str):
+    raise UserError(f'{why}; unset {" ".join(_torchrun_says())}, '
+                    'or start several processes with torchrun, which sets them all')
+
+def _torchrun_number(name: str, least: int, end: int, which: str) -> int: # `least` if it is not set
+    value = _torchrun_says().get(name, str(least))
+    if re.fullmatch('[0-9]{1,9}', value) and least <= int(value) < end: return int(value)
+    _refuse_torchrun(f'{name} is {quoted(value)}, not a number {which}')
+
+# %% ../nbs/00_core.ipynb #to4
+class Told(NamedTuple):
+    "What the environment tells a process."
+    world: int # how many processes there are
+    rank: int  # the number of this one
+    local: int # its number on its machine
+
+@_setting
+def told_processes() -> Told:
+    "What `torchrun` says, or one process; a `UserError` where it cannot be so."
+    world, said = _torchrun_number('WORLD_SIZE', 1, 10**9, 'above 0'), _torchrun_says()
+    if world > 1 and (missing := [name for name in _TORCHRUN_SETS if name not in said]):
+        _refuse_torchrun(f'WORLD_SIZE is {world}, but {missing[0]} is not set')
+    rank = _torchrun_number('RANK', 0, world, f'below {world}, as many as there are processes (WORLD_SIZE)')
+    local = _torchrun_number('LOCAL_RANK', 0, rank+1, f'up to {rank}, that of the process (RANK)')
+    if world > 1: _torchrun_number('MASTER_PORT', 1, 2**16, f'from 1 to {2**16-1}')
+    return Told(world, rank, local)
+
 # %% ../nbs/00_core.ipynb #c0c1
 def accelerator() -> str: # such as 'cuda:0'
     "A GPU where there is one, for each process of a `torchrun` its own; else 'cpu'."
     if not torch.cuda.is_available(): return 'cpu'
-    rank = os.environ.get('LOCAL_RANK') or '0'
-    if not rank.isdecimal():
-        raise UserError(f'LOCAL_RANK is {rank!r}; torchrun sets it to a number: unset it')
-    return f'cuda:{int(rank) % torch.cuda.device_count()}'
+    return f'cuda:{told_processes().local % torch.cuda.device_count()}'
 
 # %% ../nbs/00_core.ipynb #pr01
 class Processes(NamedTuple):
@@ -228,13 +270,43 @@ def processes() -> Processes:
     return Processes(dist.get_world_size(), dist.get_rank())
 
 # %% ../nbs/00_core.ipynb #pr03
+def _meet(waiting: str) -> tuple: # waiting: what to say after ten seconds; → store, rank, how many
+    "Wait for the other processes of a `torchrun`, in a thread, as PyTorch does not listen to Ctrl-C."
+    met = []
+    def meet():
+        try: met.append(next(dist.rendezvous('env://', timeout=timedelta(minutes=10))))
+        except Exception as e: met.append(e)
+    thread = threading.Thread(target=meet, daemon=True)
+    thread.start()
+    thread.join(10)
+    if thread.is_alive(): print(waiting, file=sys.stderr)
+    thread.join()
+    if isinstance(met[0], Exception): raise met[0]
+    return met[0]
+
+# %% ../nbs/00_core.ipynb #pr03j
 def join_processes(backend=None): # default: PyTorch's choice
     "Join the processes of a `torchrun`; a `UserError` if they do not find each other."
-    try: dist.init_process_group(backend)
+    if not dist.is_available(): raise UserError('this PyTorch computes in one process only; unset WORLD_SIZE')
+    (world, rank, _), said = told_processes(), _torchrun_says()
+    waiting = (f'process {rank} of {world} waits for the others at {said.get("MASTER_ADDR")}, port '
+               f'{said.get("MASTER_PORT")}; if there are none, stop it and unset {" ".join(said)}')
+    try:
+        store, rank, world = _meet(show_text(waiting))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world)
     except (RuntimeError, ValueError, OSError) as e:
         raise UserError(f'the processes do not find each other ({str(e).splitlines()[0][:200]}); '
                         'start them with torchrun, or unset WORLD_SIZE') from e
     _hear_the_first()
+
+# %% ../nbs/00_core.ipynb #jo2
+@contextmanager
+def joined(backend='gloo'): # None: PyTorch's choice
+    "Join the processes of a `torchrun`, for a `with` block that is given `Processes`."
+    several = told_processes().world > 1
+    if several: join_processes(backend)
+    yield processes()
+    if several: dist.destroy_process_group()
 
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:
@@ -272,12 +344,13 @@ def float64(x) -> torch.Tensor: # of the same shape
     return x.double() if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x, np.float64))
 
 # %% ../nbs/00_core.ipynb #c013
+@_setting
 def scale() -> str: # 'full' or 'smoke'
     "The scale asked for by `SHAKESPEARE_FFN_SCALE`; if unset, smoke under `nbdev_test` and full elsewhere."
     in_test = os.environ.get('IN_TEST', '0') not in ('', '0')
     asked = os.environ.get('SHAKESPEARE_FFN_SCALE') or ('smoke' if in_test else 'full')
     if asked in ('full', 'smoke'): return asked
-    raise UserError(f"SHAKESPEARE_FFN_SCALE is {asked!r}; set it to 'full' or 'smoke'")
+    raise UserError(f"SHAKESPEARE_FFN_SCALE is {quoted(asked)}; set it to 'full' or 'smoke'")
 
 # %% ../nbs/00_core.ipynb #s013
 def by_scale(full, smoke):
@@ -355,10 +428,17 @@ def named_path(variable: str): # → Path, or None
         raise UserError(f'{variable} is {value!r}, and no such home folder is known; '
                         'give the whole path') from e
 
+# %% ../nbs/00_core.ipynb #nf2
+def _no_file(path: Path, variable: str) -> Path:
+    "A path at which there is a folder, or can be one; a `UserError` that names the variable otherwise."
+    if os.path.isdir(next((p for p in (path, *path.parents) if os.path.lexists(p)), path)): return path
+    raise UserError(f'{variable} is {quoted(str(path), 200)}, where no folder can be; name a folder')
+
 # %% ../nbs/00_core.ipynb #c02b
+@_setting
 def cache_dir() -> Path:
     "Where downloads and computed results are kept: `SHAKESPEARE_FFN_CACHE`, or a folder in the user's cache."
-    if found := named_path('SHAKESPEARE_FFN_CACHE'): return found
+    if found := named_path('SHAKESPEARE_FFN_CACHE'): return _no_file(found, 'SHAKESPEARE_FFN_CACHE')
     base = Path(os.environ.get('XDG_CACHE_HOME', '')) # which must be absolute, or it does not count
     try: return (base if base.is_absolute() else Path.home()/'.cache')/'shakespeare_ffn'
     except RuntimeError as e:
@@ -550,13 +630,14 @@ def _worth(device: str, kept: Path) -> dict: # 'bfloat16', 'int8' → bool
 # %% ../nbs/00_core.ipynb #n_ar6b
 _ARITHMETICS = dict(rows=('float32', 'bfloat16'), sieves=('int8', 'no-int8'))
 
+@_setting
 def asked_arithmetic(of='rows') -> str: # one of `_ARITHMETICS[of]`; '' if it is to be measured
     "What `SHAKESPEARE_FFN_ARITHMETIC` says."
     value = os.environ.get('SHAKESPEARE_FFN_ARITHMETIC', '')
     said = {word.strip() for word in value.split(',')} if value else set()
     words = {kind: ''.join(said & {*either}) for kind, either in _ARITHMETICS.items()}
     if said - {*filter(None, words.values())}: # others, or two of a kind
-        raise UserError(f"SHAKESPEARE_FFN_ARITHMETIC is {value!r}; set it to 'float32' or 'bfloat16', "
+        raise UserError(f"SHAKESPEARE_FFN_ARITHMETIC is {quoted(value)}; set it to 'float32' or 'bfloat16', "
                         "to 'int8' or 'no-int8', to one of each ('float32,int8'), or not at all")
     return words[of]
 

@@ -19,7 +19,7 @@ import torch
 from fastcore.basics import patch
 
 from .core import UserError, by_scale, cache_dir, existing_file, named_path, quoted
-from .core import read_file, show_text, write_atomically
+from .core import read_file, show_text, told_processes, write_atomically
 
 # %% ../nbs/00_data.ipynb #c028
 _URL = 'https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt'
@@ -55,7 +55,9 @@ def _download(target: Path, # where to keep it
 # %% ../nbs/00_data.ipynb #c037
 def corpus_bytes() -> bytes:
     "Tiny Shakespeare from the first place that has it, its hash checked."
-    if named := named_path('SHAKESPEARE_FFN_TEXT'): return _check_hash(read_file(named), named)
+    if named := named_path('SHAKESPEARE_FFN_TEXT'):
+        try: return _check_hash(read_file(named), named)
+        except UserError as e: raise UserError(f'SHAKESPEARE_FFN_TEXT: {e}') from e
     cached, checkout = cache_dir()/'tinyshakespeare.txt', Path(str(files('shakespeare_ffn'))).parent
     candidates = [cached]
     if (checkout/'settings.ini').exists(): candidates.append(checkout.parent/'shared'/'tinyshakespeare.txt')
@@ -257,7 +259,7 @@ def text_file(s: str) -> str:
 @functools.cache
 def _piped(path, pipe: tuple) -> bytes: # pipe: tells it from others of its name
     def at_once(name, flags): return os.open(name, flags | os.O_NONBLOCK)
-    if os.environ.get('WORLD_SIZE', '').strip() not in ('', '1'):
+    if told_processes().world > 1:
         raise UserError(f'cannot read {path}: several processes cannot share a pipe; give a file')
     try:
         with open(path, 'rb', opener=at_once) as f:
@@ -270,7 +272,7 @@ def _content(path) -> bytes: return _piped(path, pipe) if (pipe := _pipe(path)) 
 # %% ../nbs/00_data.ipynb #c058
 def note_line_ends(text: str, name: str):
     "A word on standard error if lines of a text end as on Windows."
-    if (n := text.count('\r\n')) and os.environ.get('RANK', '0') in ('', '0'): # of torchrun's processes, one
+    if (n := text.count('\r\n')) and told_processes().rank == 0:
         print(f'{show_text(name)}: {n:,} line ends are those of Windows, two characters; '
               'both are kept, the first is shown as ␍', file=sys.stderr)
 

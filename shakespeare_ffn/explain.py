@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from .corpus_keys import KeyIndex, human, say
 from .cosine_sims import LARGE, shared_threshold_attention, similar
 from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerator
-from .core import by_scale, cache_dir, command, device, existing_file, file_name
+from .core import by_scale, cache_dir, command, device, existing_file, file_name, joined
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
@@ -34,7 +34,7 @@ from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
 from .other_models import Decoder, check_match, corpus_for, open_model
 from .similar_space import Approximation, Evidence, article_approximation, calibrate
-from .shards import SHARD, ShardedIndex, build_shards, joined, open_index
+from .shards import SHARD, ShardedIndex, build_shards, open_index
 from .similar_space import tuned_approximation, unigram_distribution
 from .text_analysis import hellinger, new_figure, plot_next, tick_chars
 from .text_analysis import top_tokens

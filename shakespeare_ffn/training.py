@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
-from .core import fast_arithmetic, file_name, join_processes, machine, processes
+from .core import fast_arithmetic, file_name, joined, machine, processes
 from .core import read_file, reference, scale, true_float32, write_atomically
 from .data import Corpus, Split, load_corpus, text_file
 from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
@@ -842,45 +842,13 @@ def run_train(argv) -> str:
     run.train(paths.checkpoint, args.stop_at)
     return _finish_and_tell(run, paths) if rank == 0 else ''
 
-# %% ../nbs/02_training.ipynb #h1y
-_TORCHRUN_SETS = 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
-
-def _torchrun_values() -> dict: # name → text, '' if not set
-    "What the environment says of several processes; a `UserError` if a number is none."
-    values = {name: os.environ.get(name, '').strip() for name in _TORCHRUN_SETS}
-    for name, value in values.items():
-        is_number = value.isascii() and value.isdecimal()
-        if name != 'MASTER_ADDR' and value and not is_number:
-            raise UserError(f'{name} is {value!r}, not a number; unset it, '
-                            'or start several processes with torchrun, which sets it')
-    return values
-
-# %% ../nbs/02_training.ipynb #t106
-def _n_processes() -> int: # 1 without `torchrun`
-    "How many processes the environment says there are; a `UserError` if it says so without the rest."
-    values = _torchrun_values()
-    n = int(values['WORLD_SIZE'] or 1)
-    missing = [name for name, value in values.items() if not value]
-    if n > 1 and missing:
-        raise UserError(f'WORLD_SIZE says that there are {n} processes, but {missing[0]} is not set; '
-                        'unset WORLD_SIZE, or start several processes with torchrun, which sets both')
-    if int(values['RANK'] or 0) >= n:
-        raise UserError(f'RANK is {values["RANK"]}, but WORLD_SIZE {n}; unset both, '
-                        'or start several processes with torchrun')
-    if n > 1 and not dist.is_available():
-        raise UserError('this PyTorch trains in one process only; unset WORLD_SIZE')
-    return n
-
 # %% ../nbs/02_training.ipynb #t112
 def _train_together(argv) -> str:
     "`run_train`; under `torchrun` as one of several processes."
-    several = _n_processes() > 1
-    if several: join_processes()
-    # so that 'cuda' is each process's own GPU
-    if torch.cuda.is_available(): torch.cuda.set_device(accelerator())
-    try: return run_train(argv)
-    finally:
-        if several: dist.destroy_process_group()
+    with joined(None): # by what suits the device
+        # so that 'cuda' is each process's own GPU
+        if torch.cuda.is_available(): torch.cuda.set_device(accelerator())
+        return run_train(argv)
 
 def main(argv=None):
     "The command `ffn_train`."

@@ -14,6 +14,7 @@ from shakespeare_ffn.explain import _cache_parser, _calibrate_parser, _counts_pa
 from shakespeare_ffn.explain import _shards_parser, explain, main
 from shakespeare_ffn.explore import _explore_parser
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model, weights_hash
+from forked import ranks
 
 MAIN = 'from shakespeare_ffn.explain import main; main()'
 
@@ -178,7 +179,7 @@ def test_a_text_may_come_through_a_pipe(tmp_path, monkeypatch):
     assert (first.text.encode(), again.text) == (content, first.text)
     with sent(b'another text') as pipe: assert load_corpus(pipe).text == 'another text' # of the same name
     with sent(b'') as pipe, pytest.raises(UserError, match='is empty'): load_corpus(pipe)
-    monkeypatch.setenv('WORLD_SIZE', '2')
+    for name, value in ranks(2)[0].items(): monkeypatch.setenv(name, value)
     with sent(b'x') as pipe:
         with pytest.raises(UserError, match='several processes.*give a file'): load_corpus(pipe)
 

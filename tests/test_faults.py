@@ -6,10 +6,11 @@ from unittest import mock
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn import core, data, explain, learned_embeddings, nearest_strings, similar_space
+from shakespeare_ffn import core, data, explain, explore, learned_embeddings, nearest_strings, similar_space
+from shakespeare_ffn import training
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop
-from shakespeare_ffn.core import UserError
+from shakespeare_ffn.core import Told, UserError, told_processes
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explain import cache_main, main
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model, weights_hash
@@ -292,6 +293,90 @@ def test_a_download_that_fails(tmp_path, monkeypatch, urlopen):
 
 # ---- what a process inherits
 
+COMMANDS = [main, cache_main, explain.calibrate_main, explain.counts_main, explain.shards_main, explore.main,
+            training.main]
+WORDS = ['', ' ', '0', ' 1', '2 ', '3', '02', '-1', '1.0', '1e3', '0x2', '٣', 'two', '65535', '65536',
+         '9'*400, '1\n2', 'localhost', 'tcp://10.3.3.1:80', 'full', 'smoke', 'float32', 'int8,bfloat16', ',']
+# what an environment can hold
+words = st.sampled_from(WORDS) | st.text(st.characters(exclude_categories=['Cs'], exclude_characters='\0'))
+
+def refused_by(run, capsys, monkeypatch) -> str:
+    "What a command says that is refused before it reads its arguments"
+    with monkeypatch.context() as m:
+        m.setattr(core.Parser, 'parse_args', failing(AssertionError('the environment comes first')))
+        return refused(capsys, run).split(': ', 1)[1].strip()
+
+TORCHRUN = ['WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT']
+whole = dict(zip(TORCHRUN, ['3', '1', '0', 'localhost', '29500']))
+
+changes = st.dictionaries(st.sampled_from(TORCHRUN), words, max_size=3)
+
+@settings(drawn, max_examples=150)
+@given(base=st.sampled_from([{}, whole]), change=changes, run=st.sampled_from(COMMANDS))
+def test_any_number_of_processes_is_said(capsys, monkeypatch, base, change, run):
+    "Either it can be so, or each command says in a line which variable is what, before anything else"
+    said = dict.fromkeys(TORCHRUN, '') | base | change
+    with mock.patch.dict(os.environ, said):
+        try: world, rank, local = told_processes()
+        except UserError as e:
+            message, there = str(e), [name for name in TORCHRUN if said[name].strip()]
+            assert message.split()[0] in there and f'unset {" ".join(there)}, or' in message
+            assert len(message) < 300 and refused_by(run, capsys, monkeypatch) == message
+        else:
+            assert 0 <= local <= rank < world
+            assert world == 1 or all(value.strip() for value in said.values())
+            assert [int(said[name] or 0) for name in TORCHRUN[1:3]] == [rank, local]
+
+@pytest.mark.parametrize('run', COMMANDS, ids=lambda run: run.__module__ + '.' + run.__name__)
+@pytest.mark.parametrize('name, value, says',
+                         [('WORLD_SIZE', '2', 'RANK is not set'), ('RANK', '1', 'below 1'),
+                          ('WORLD_SIZE', '0', 'above 0'), ('LOCAL_RANK', 'first', 'up to 0')])
+def test_leftovers_of_a_torchrun(capsys, monkeypatch, run, name, value, says):
+    for other in TORCHRUN: monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(name, value)
+    line = refused_by(run, capsys, monkeypatch)
+    assert line.startswith(f'{name} is ') and says in line and f'unset {name}, or start' in line
+
+def test_a_port_of_kubernetes(monkeypatch):
+    "Where a service is called `master`, each process is told of it"
+    for name in TORCHRUN: monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MASTER_PORT', 'tcp://10.3.3.1:80')
+    assert told_processes() == Told(1, 0, 0)
+
+@settings(drawn, max_examples=60)
+@given(name=st.sampled_from(['SHAKESPEARE_FFN_SCALE', 'SHAKESPEARE_FFN_ARITHMETIC']), value=words,
+       run=st.sampled_from(COMMANDS))
+def test_any_scale_and_arithmetic(capsys, monkeypatch, name, value, run):
+    read = dict(SHAKESPEARE_FFN_SCALE=core.scale, SHAKESPEARE_FFN_ARITHMETIC=core.asked_arithmetic)[name]
+    with mock.patch.dict(os.environ, {name: value}):
+        try: assert read() in ('full', 'smoke', 'float32', 'bfloat16', '')
+        except UserError as e:
+            assert str(e).startswith(f'{name} is ') and len(str(e)) < 300
+            assert refused_by(run, capsys, monkeypatch) == core.show_text(str(e), signed=True)
+
+@pytest.mark.parametrize('run', COMMANDS, ids=lambda run: run.__module__ + '.' + run.__name__)
+@pytest.mark.parametrize('below', ['', 'cache'])
+def test_a_file_for_a_cache(capsys, monkeypatch, tmp_path, run, below):
+    (tmp_path/'file').write_bytes(b'')
+    monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(tmp_path/'file'/below))
+    line = refused_by(run, capsys, monkeypatch)
+    assert line.startswith('SHAKESPEARE_FFN_CACHE is ') and line.endswith('name a folder')
+
+@pytest.mark.posix
+@pytest.mark.parametrize('name', ['/dev/nothing'*300, 'x'*300, '/proc/nothing'], ids=len)
+@pytest.mark.parametrize('run, args', [(main, ['to', '--thresholds', '.5,.5', '--weights', '1,1']),
+                                       (explain.shards_main, []), (training.main, [])])
+def test_a_cache_that_cannot_be_written(small, capsys, monkeypatch, tmp_path, name, run, args):
+    monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(tmp_path/name))
+    model = [] if run is training.main else ['--model', small[2]/'model.safetensors']
+    assert 'cannot write' in refused(capsys, run, *args, '--text', small[2]/'text.txt', *model)
+
+@pytest.mark.posix
+@pytest.mark.parametrize('name', ['', 'none', '~nobody-at-all/text', '/dev/null', 'x'*300], ids=len)
+def test_a_named_text_that_is_none(capsys, monkeypatch, tmp_path, name):
+    monkeypatch.setenv('SHAKESPEARE_FFN_TEXT', name if name[:1] in '~/' and name else str(tmp_path/name))
+    assert 'ffn_explain: SHAKESPEARE_FFN_TEXT' in refused(capsys, main, 'to')
+
 @pytest.mark.parametrize('value, expected',
                          [('~/kept', Path.home()/'kept'), ('kept', Path.cwd()/'kept'), ('', None)],
                          ids=['home', 'relative', 'empty'])
@@ -337,13 +422,6 @@ def test_a_backend_that_is_none(cache, tmp_path, start):
                     env=os.environ | dict(MPLBACKEND='nonsense'))
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0 and figure.exists(), err
-
-@pytest.mark.parametrize('rank', ['first', '-1', '1.5'])
-def test_a_local_rank_that_is_none(monkeypatch, rank):
-    monkeypatch.setenv('LOCAL_RANK', rank)
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 2)
-    with pytest.raises(UserError, match='LOCAL_RANK'): core.accelerator()
 
 @pytest.mark.parametrize('value, expected', [('0', 'full'), ('', 'full'), ('1', 'smoke')])
 def test_in_test_says_yes_or_no(monkeypatch, value, expected):

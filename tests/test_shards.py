@@ -45,10 +45,10 @@ START = f'''
 import os, signal, sys, torch, torch.distributed as dist
 torch.set_num_threads(1)
 from shakespeare_ffn import core, corpus_keys, shards
-from shakespeare_ffn.core import command
+from shakespeare_ffn.core import command, joined
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.model import load_model
-from shakespeare_ffn.shards import build_shards, joined, open_shards
+from shakespeare_ffn.shards import build_shards, open_shards
 corpus_keys._SAVE_EVERY, corpus_keys._next_note = 1, lambda begun, ended: 0 # after each chunk
 core._product_rates = None # measured anew, under load, the arithmetic may be another
 corpus, model = load_corpus(sys.argv[1]), load_model(sys.argv[2])
@@ -141,7 +141,7 @@ def answers(): return core.fast_arithmetic(), training.arithmetic(training.FAST,
 ALONE = f'import sys{MEASURE}print(*answers(), core.fast_integers())'
 JOINED = f'''import sys{MEASURE}
 def join(argv):
-    with shards.joined(): return answers()
+    with core.joined(): return answers()
 core.command('test', join)
 '''
 

@@ -10,7 +10,7 @@ from shakespeare_ffn.cosine_sims import SparseCounts, Values, _Cascade, _Sieve, 
 from shakespeare_ffn.cosine_sims import count_one, error_bound
 from shakespeare_ffn.cosine_sims import similar, threshold_attention, threshold_attention_loop, unit
 from shakespeare_ffn.data import prompt_ids
-from shakespeare_ffn.explain import counts_main, explain, _run_counts
+from shakespeare_ffn.explain import explain, _run_counts
 from shakespeare_ffn.nearest_strings import nearest_keys
 from shakespeare_ffn.similar_space import Approximation, prompt_counts
 from shakespeare_ffn.text_analysis import next_counts
@@ -542,8 +542,3 @@ def test_the_command_for_several_processes(monkeypatch, start, together):
     assert code == 0 and 'by 2 processes' in output, error
     assert 'by 1 process:' in alone and alone.split()[-1] == output.split()[-1] # the same distance
 
-def test_processes_that_do_not_find_each_other(capsys, monkeypatch):
-    for name, value in dict(WORLD_SIZE='2', RANK='', MASTER_ADDR='').items(): monkeypatch.setenv(name, value)
-    with pytest.raises(SystemExit) as ended: counts_main(['--prompts', '2'])
-    out, err = capsys.readouterr()
-    assert (ended.value.code, out, err.count('\n')) == (2, '', 1) and 'start them with torchrun' in err

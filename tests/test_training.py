@@ -430,24 +430,11 @@ def test_damaged_distributions_are_refused(tmp_path, harm, where):
     (tmp_path/'d').write_bytes(harm(raw, int(where*len(raw)), 500))
     with pytest.raises(UserError, match='make models'): load_distributions(tmp_path/'d')
 
-SEVERAL = dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='none')
-
-ENVIRONMENTS = [dict(WORLD_SIZE='2'), dict(WORLD_SIZE='2', RANK='0', LOCAL_RANK='0'), dict(WORLD_SIZE='many'),
-                dict(WORLD_SIZE='1.0'), dict(WORLD_SIZE='-2'), dict(WORLD_SIZE='0'),
-                dict(WORLD_SIZE='1', LOCAL_RANK='first'), dict(RANK='3'), SEVERAL]
-
-@pytest.mark.parametrize('environment', ENVIRONMENTS)
-def test_several_processes_without_torchrun(text, tmp_path, capsys, monkeypatch, environment):
-    for name in SEVERAL: monkeypatch.delenv(name, raising=False)
-    for name, value in environment.items(): monkeypatch.setenv(name, value)
-    line = refused(capsys, '--text', text, '--output', tmp_path/'w')
-    assert 'torchrun' in line and 'unset' in line
-
 def test_processes_that_do_not_find_each_other(text, tmp_path, capsys, monkeypatch):
-    for name, value in (SEVERAL | dict(MASTER_PORT='29500')).items(): monkeypatch.setenv(name, value)
+    for name, value in ranks(2)[1].items(): monkeypatch.setenv(name, value)
     why = 'The client socket has timed out after 60000ms'
-    def lost(backend): raise torch.distributed.DistNetworkError(f'{why}\nand more')
-    monkeypatch.setattr(training.dist, 'init_process_group', lost)
+    def lost(*args, **kwargs): raise torch.distributed.DistNetworkError(f'{why}\nand more')
+    monkeypatch.setattr(training.dist, 'rendezvous', lost)
     message = refused(capsys, '--text', text, '--output', tmp_path/'w')
     assert f'do not find each other ({why})' in message
 
