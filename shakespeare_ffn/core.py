@@ -429,7 +429,7 @@ def named_path(variable: str): # → Path, or None
                         'give the whole path') from e
 
 # %% ../nbs/00_core.ipynb #nf2
-def _no_file(path: Path, variable: str) -> Path:
+def _to_be_a_folder(path: Path, variable: str) -> Path:
     "A path at which there is a folder, or can be one; a `UserError` that names the variable otherwise."
     if os.path.isdir(next((p for p in (path, *path.parents) if os.path.lexists(p)), path)): return path
     raise UserError(f'{variable} is {quoted(str(path), 200)}, where no folder can be; name a folder')
@@ -438,7 +438,7 @@ def _no_file(path: Path, variable: str) -> Path:
 @_setting
 def cache_dir() -> Path:
     "Where downloads and computed results are kept: `SHAKESPEARE_FFN_CACHE`, or a folder in the user's cache."
-    if found := named_path('SHAKESPEARE_FFN_CACHE'): return _no_file(found, 'SHAKESPEARE_FFN_CACHE')
+    if found := named_path('SHAKESPEARE_FFN_CACHE'): return _to_be_a_folder(found, 'SHAKESPEARE_FFN_CACHE')
     base = Path(os.environ.get('XDG_CACHE_HOME', '')) # which must be absolute, or it does not count
     try: return (base if base.is_absolute() else Path.home()/'.cache')/'shakespeare_ffn'
     except RuntimeError as e:
