@@ -28,7 +28,8 @@ from .core import by_scale, cache_dir, command, device, existing_file, file_name
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
-from .learned_measure import calibrate_measure, distance_apart, measured_approximation
+from .learned_measure import best_approximation, calibrate_measure, distance_apart
+from .learned_measure import forget_measure
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
@@ -263,7 +264,7 @@ def _preview(tokens, model_probs, corpus: Corpus, model: Decoder, approximation,
 def explain(prompt: str,
             corpus: Corpus = None,     # default: Tiny Shakespeare
             model: Decoder = None,     # default: the weights that the package carries
-            approximation=None,        # of any of the three kinds; default: `NearestApproximation`, tuned
+            approximation=None,        # of any of the three kinds; default: `best_approximation`
             length: int = None,        # of its last tokens; default: all, at most 10
             top=5,                     # similar strings a block to list; None: all
             exclude_self=False,        # leave the prompt itself out of the similar strings
@@ -273,7 +274,7 @@ def explain(prompt: str,
     tokens, corpus = check_prompt(prompt, model)[0], corpus or _default_corpus()
     tokens = tokens[-_check_length(len(tokens), length, model.tokenizer.kind):]
     check_match(corpus, model)
-    approximation = (approximation or nearest_approximation(model)).check(model.n_layer)
+    approximation = (approximation or best_approximation(model)).check(model.n_layer)
     model_probs = next_char_probs(model, tokens[None])[0].cpu()
     preview = None if quiet else _preview(tokens, model_probs, corpus, model, approximation, exclude_self)
     index = open_index(corpus, model, len(tokens), quiet, preview)
@@ -403,22 +404,23 @@ def _plot_block(b: BlockExplanation, chars: list, ax):
 # %% ../nbs/08_explain.ipynb #u020
 def _block_grid(n_blocks: int) -> list: # rows of names for `subplot_mosaic`
     "The large picture at the top, below it the blocks."
-    width = min(n_blocks, 3)
+    width = max(1, min(n_blocks, 3))
     names = [f'{b}' for b in range(n_blocks)] + ['.']*(-n_blocks % width)
     return [['all']*width, *(names[i:i+width] for i in range(0, len(names), width))]
 
 # %% ../nbs/08_explain.ipynb #u022
 @patch
 def plot(self: Explanation): # → matplotlib figure
-    "Model and approximation side by side, and what each block's strings say."
-    tokenizer, grid = self.corpus.tokenizer, _block_grid(len(self.blocks))
+    "Model and approximation side by side, and what each of several blocks' strings say."
+    tokenizer, blocks = self.corpus.tokenizer, self.blocks*(len(self.blocks) > 1)
+    grid = _block_grid(len(blocks))
     heights = [2.4, *[1.3]*(len(grid)-1)]
     axes = new_figure(6.5, sum(heights)).subplot_mosaic(grid, height_ratios=heights)
     def as_tensor(p): return torch.tensor([p.get(c, 0) for c in tokenizer.names], dtype=torch.float64)
     both = {'model': as_tensor(self.model), 'approximation': as_tensor(self.approximation)}
     title = f'{quoted(self.explained)}: Hellinger distance {self.hellinger:.3f}'
     figure = plot_next(both, tokenizer, 6, ax=axes['all'], title=title)
-    for i, b in enumerate(self.blocks): _plot_block(b, _rows_to_show(self, 6), axes[f'{i}'])
+    for i, b in enumerate(blocks): _plot_block(b, _rows_to_show(self, 6), axes[f'{i}'])
     return figure
 
 # %% ../nbs/08_explain.ipynb #c050
@@ -461,11 +463,12 @@ def _add_approximation(p: Parser):
     "By which rule."
     p.add_argument('--thresholds', type=_tuned_or_numbers, metavar='T,T,…',
                    help="by thresholds, as in the article: a cosine for each block, or 'tuned' for those "
-                        'tuned for the model (default: by the nearest strings)')
+                        'tuned for the model')
     p.add_argument('--weights', type=_numbers, metavar='W,W,…', help='by thresholds: a number for each block')
     p.add_argument('--article', action='store_true', help="by the article's own thresholds and weights")
-    p.add_argument('--measure', action='store_true',
-                   help='by the strings that are nearest by a learned measure, nearer to the model')
+    p.add_argument('--cosine', action='store_true',
+                   help='by the nearest strings as the cosine has it, of two blocks (default: by a learned '
+                        'measure, if there is one for the model, which comes nearer to it)')
 
 # %% ../nbs/08_explain.ipynb #mn1
 def _model_name(s: str) -> str:
@@ -534,11 +537,11 @@ def _explain_parser() -> Parser:
 def _chosen_approximation(args, model: Transformer): # → an approximation of any of the three kinds
     "The approximation that the options ask for."
     given = args.thresholds or args.weights
-    if args.article + args.measure + bool(given) > 1:
-        raise UserError('give either --article or --measure or thresholds and weights of your own')
+    if args.article + args.cosine + bool(given) > 1:
+        raise UserError('give either --article or --cosine or thresholds and weights of your own')
     if args.article: return article_approximation()
-    if args.measure: return measured_approximation(model)
-    if not given: return nearest_approximation(model)
+    if args.cosine: return nearest_approximation(model)
+    if not given: return best_approximation(model)
     thresholds = None if args.thresholds == 'tuned' else args.thresholds
     # who gives both needs nothing tuned
     if thresholds and args.weights: return Approximation(thresholds, args.weights)
@@ -580,7 +583,7 @@ def _calibrate_parser() -> Parser:
     p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
     add_model(p, required=True)
     p.add_argument('--measure', action='store_true',
-                   help='learn a measure for it instead, for ffn_explain --measure: '
+                   help='learn a measure for it instead, which comes nearer to the model: '
                         'about half an hour on two cores')
     return p
 
@@ -604,9 +607,10 @@ def _learned(corpus: Corpus, model: Decoder) -> str:
     try: rules['by the cosine'] = nearest_approximation(model)
     except UserError: pass # nothing is tuned
     away = {name: distance_apart(rule, corpus, index) for name, rule in rules.items()}
-    told = ', '.join(f'{x:.4f} {name}' for name, x in away.items())
-    worse = away['by the measure'] > min(away.values())
-    return f'mean distance to the model: {told}' + worse*'\nThe cosine is nearer: do without --measure.'
+    told = 'mean distance to the model: ' + ', '.join(f'{x:.4f} {name}' for name, x in away.items())
+    if away['by the measure'] <= min(away.values()): return told
+    forget_measure(model)
+    return f'{told}\nThe cosine is nearer: the measure is not kept.'
 
 # %% ../nbs/08_explain.ipynb #w002b
 def _run_calibrate(argv) -> str:

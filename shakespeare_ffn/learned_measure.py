@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Measure', 'MeasuredApproximation', 'fit_measure', 'keep_measure', 'kept_measure', 'shipped_measure',
-           'measured_approximation', 'calibrate_measure', 'distance_apart']
+           'measured_approximation', 'best_approximation', 'calibrate_measure', 'forget_measure', 'distance_apart']
 
 # %% ../nbs/07d_learned_measure.ipynb #m003
 import hashlib
@@ -29,7 +29,7 @@ from .hooks import check_block
 # %% ../nbs/07d_learned_measure.ipynb #m003c
 from .model import next_char_probs, plain_state
 from .nearest_strings import NearestApproximation, Vote, mean_key, nearest_in_shards
-from .nearest_strings import nearest_keys
+from .nearest_strings import nearest_approximation, nearest_keys
 from .other_models import Decoder
 from .shards import ShardedIndex
 from .similar_space import Evidence, Parts, Prediction, approximation_file
@@ -326,14 +326,23 @@ def shipped_measure(model: Decoder) -> Path:
     "The package's file of a measure for a model, which need not be there."
     return WEIGHTS.with_name(f'measure-{model.hash[:12]}.kept')
 
-def measured_approximation(model: Decoder) -> MeasuredApproximation:
+def _measure_of(model: Decoder): # → MeasuredApproximation, or None
     "The measure learned for a model: from the package, or from the user's cache."
     file = shipped_measure(model)
     found = kept_measure(file) or kept_measure(_measure_file(model))
-    if found: return found
-    if file.exists(): raise UserError(f'{file} is damaged; install the package again')
+    if found or not file.exists(): return found
+    raise UserError(f'{file} is damaged; install the package again')
+
+# %% ../nbs/07d_learned_measure.ipynb #m052q
+def measured_approximation(model: Decoder) -> MeasuredApproximation:
+    "The measure learned for a model, or a `UserError`."
+    if found := _measure_of(model): return found
     raise UserError(f'no measure is learned for the weights {model.hash[:12]}; run ffn_calibrate '
                     '--measure (in Python: calibrate_measure(corpus, model)) once')
+
+def best_approximation(model: Decoder): # → MeasuredApproximation or NearestApproximation
+    "The rule that comes nearest to a model, of those that are kept for it."
+    return _measure_of(model) or nearest_approximation(model)
 
 # %% ../nbs/07d_learned_measure.ipynb #m052b
 @plain_state()
@@ -352,6 +361,11 @@ def calibrate_measure(corpus: Corpus, model: Decoder,
     keep_measure(found, path)
     checkpoint.unlink(missing_ok=True)
     return found
+
+# %% ../nbs/07d_learned_measure.ipynb #m052d
+def forget_measure(model: Decoder):
+    "Remove what `calibrate_measure` has kept for a model; what the package carries stays."
+    _measure_file(model).unlink(missing_ok=True)
 
 # %% ../nbs/07d_learned_measure.ipynb #m054
 @plain_state()

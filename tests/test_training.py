@@ -117,23 +117,32 @@ def test_what_it_makes_can_be_tuned(text, tmp_path, capsys, new_cache, monkeypat
         explain(['the ', *own, '--json', *rule])
         assert len(json.loads(capsys.readouterr().out)['blocks']) == 2
 
+MEASURED = 'the nearest by a learned measure'
+
 def test_a_measure_of_what_it_makes(text, tmp_path, capsys, new_cache, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.explain.calibrate', partial(calibrate, n=50))
     model = tmp_path/'mine.safetensors'
     main(['--text', str(text), '--output', str(model)])
     own = ['--text', str(text), '--model', str(model)]
-    with pytest.raises(SystemExit) as e: explain(['the ', *own, '--measure'])
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert e.value.code == 2 and 'run ffn_calibrate --measure' in said
-    calibrate_main([*own, '--measure'])
-    assert re.match(r'mean distance to the model: 0\.\d{4} by the measure\n', capsys.readouterr().out)
-    explain(['the ', *own, '--measure', '--json'])
-    [block] = json.loads(capsys.readouterr().out)['blocks']
-    assert (block['block'], block['rule']) == (1, 'the nearest by a learned measure')
-    calibrate_main(own)
+    def rules(*options):
+        capsys.readouterr()
+        explain(['the ', *own, '--json', *options])
+        return [b['rule'] for b in json.loads(capsys.readouterr().out)['blocks']]
     capsys.readouterr()
     calibrate_main([*own, '--measure'])
-    assert ' by the measure, ' in capsys.readouterr().out
+    assert re.match(r'mean distance to the model: 0\.\d{4} by the measure\n', capsys.readouterr().out)
+    assert rules() == [MEASURED]
+    calibrate_main(own)
+    by_cosine = rules('--cosine')
+    assert rules() == [MEASURED] and MEASURED not in by_cosine
+    # one that is nearer is kept, another is not
+    for away, learned in (dict(measure=.1, cosine=.2), [MEASURED]), (dict(measure=.2, cosine=.1), by_cosine):
+        def distance_apart(rule, *_): return away['measure' if hasattr(rule, 'measure') else 'cosine']
+        monkeypatch.setattr('shakespeare_ffn.explain.distance_apart', distance_apart)
+        calibrate_main([*own, '--measure'])
+        said = capsys.readouterr().out
+        assert ' by the measure, ' in said and ('not kept' in said) == (learned == by_cosine)
+        assert rules() == learned
 
 HISTORIES = """
 import json, os, sys
