@@ -256,7 +256,7 @@ def test_json(capsys):
     assert list(explanation) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
                                  'model', 'approximation', 'blocks']
     assert (explanation['prompt'], explanation['length'], explanation['scale']) == ('And only l', 10, 'smoke')
-    assert (explanation['empty'], [b['block'] for b in explanation['blocks']]) == (False, [5, 4])
+    assert (explanation['empty'], [b['block'] for b in explanation['blocks']]) == (False, [5])
     for p in explanation['model'], explanation['approximation']:
         assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
     for b in explanation['blocks']:

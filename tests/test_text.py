@@ -369,6 +369,8 @@ def test_a_figure_is_shown_once_and_goes():
 
 @pytest.mark.parametrize('rank, said', [(None, True), ('0', True), ('1', False)])
 def test_one_of_many_processes_notes_line_ends(monkeypatch, capsys, rank, said):
-    monkeypatch.setenv('RANK', rank) if rank else monkeypatch.delenv('RANK', raising=False)
+    several = dict(WORLD_SIZE='2', RANK=rank, LOCAL_RANK=rank, MASTER_ADDR='localhost', MASTER_PORT='29500')
+    for name, value in several.items():
+        monkeypatch.setenv(name, value) if rank else monkeypatch.delenv(name, raising=False)
     note_line_ends('To be\r\nor not', 'a.txt')
     assert ('line ends are those of Windows' in capsys.readouterr().err) == said

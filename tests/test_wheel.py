@@ -78,5 +78,5 @@ def test_explains_a_prompt(env, elsewhere):
     "One of two characters, as its index is soon made."
     explanation = json.loads(run(scripts(env)/'ffn_explain', '--json', 'to', **elsewhere))
     assert (explanation['prompt'], explanation['length']) == ('to', 2)
-    assert (explanation['scale'], len(explanation['blocks'])) == ('smoke', 2)
+    assert (explanation['scale'], len(explanation['blocks'])) == ('smoke', 1)
     assert abs(sum(explanation['model'].values()) - 1) < 1e-3 and 0 <= explanation['hellinger'] <= 1
