@@ -541,4 +541,3 @@ def test_the_command_for_several_processes(monkeypatch, start, together):
     code, output, error = together(start, '--prompts', '40')
     assert code == 0 and 'by 2 processes' in output, error
     assert 'by 1 process:' in alone and alone.split()[-1] == output.split()[-1] # the same distance
-
