@@ -104,6 +104,7 @@ class _Lengths(NamedTuple):
     off: torch.Tensor     # (1,) how far a float32 cosine that is made with them can be off
     by: torch.Tensor      # all numbers of the measure
 
+# %% ../nbs/07d_learned_measure.ipynb #l023
 @patch
 def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed) → lengths, off
     def of(some): # lengths, and of how many times as long a vector
@@ -114,10 +115,9 @@ def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed)
     bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
     return lengths, bound*times.max()[None]*self.matrix.norm()
 
-# %% ../nbs/07d_learned_measure.ipynb #l023
+# %% ../nbs/07d_learned_measure.ipynb #l025
 @patch
 def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
-    "Lengths of all measured keys."
     file, numbers = index.path/'measured.kept', (float64(self.blocks), self.mean, self.matrix)
     by = torch.cat([x.flatten() for x in numbers])
     if (found := kept_tensors(file)) and torch.equal(found['by'], by): return _Lengths(**found)
@@ -125,15 +125,14 @@ def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
     with suppress(UserError): keep_tensors(file, found._asdict())
     return found
 
-# %% ../nbs/07d_learned_measure.ipynb #l024
+# %% ../nbs/07d_learned_measure.ipynb #l027
 @patch
 @plain_state()
 @torch.no_grad()
 def nearest(self: Measure, index: KeyIndex,
-            query: torch.Tensor, # (n_layer, n_embed)
-            k: int, exclude=-1,  # as in `nearest_to`
-           ) -> Similar:         # (k,)
-    "The `k` keys of an index whose measured vectors have the largest cosine with the query's, decided in float64."
+            query: torch.Tensor, k: int, exclude=-1, # (n_layer, n_embed); as in `nearest_to`
+           ) -> Similar: # (k,)
+    "The `k` keys of an index that are nearest to a query once both are measured."
     for b in self.blocks: check_block(b, len(query))
     kept, one = self._lengths_in(index), self._of(query[:, None], torch.float64)
     towards = (self.matrix.double() @ F.normalize(one)[0]).float() # (n_blocks, n_embed)
@@ -145,17 +144,21 @@ def nearest(self: Measure, index: KeyIndex,
 
 # %% ../nbs/07d_learned_measure.ipynb #m023b
 @patch
+def _nearest_in(self: MeasuredApproximation, index, query, exclude) -> Similar:
+    k = self.rule.k
+    if isinstance(index, KeyIndex): return self.measure.nearest(index, query, k, exclude)
+    found = nearest_in_shards(index, self.measure(query[:, None]), self.measure, k, [exclude])
+    return Similar(*(x[0] for x in found))
+
+# %% ../nbs/07d_learned_measure.ipynb #m023c
+@patch
 @plain_state()
 def evidence_in(self: MeasuredApproximation, index: KeyIndex | ShardedIndex,
                 query: torch.Tensor,  # (n_layer, n_embed)
                 exclude=-1,           # a key to leave out
                 device='cpu') -> list: # of one Evidence; found on the processor, whatever the device
     "The nearest strings, weighed."
-    query, k = query.cpu(), self.rule.k
-    if isinstance(index, KeyIndex): found = self.measure.nearest(index, query, k, exclude)
-    else:
-        several = nearest_in_shards(index, self.measure(query[:, None]), self.measure, k, [exclude])
-        found = Similar(*(x[0] for x in several))
+    found = self._nearest_in(index, query.cpu(), exclude)
     return [self._labelled(self.rule.votes[0]._evidence(found))]
 
 # %% ../nbs/07d_learned_measure.ipynb #m031

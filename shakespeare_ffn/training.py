@@ -840,6 +840,7 @@ def _train_as_told(args) -> str: # what to print
     run.train(paths.checkpoint, args.stop_at)
     return _finish_and_tell(run, paths) if rank == 0 else ''
 
+# %% ../nbs/02_training.ipynb #t099c
 def run_train(argv) -> str:
     "Do what the arguments ask for; what to print."
     return _train_as_told(_parser().parse_args(argv))
@@ -853,6 +854,7 @@ def _train_together(argv) -> str:
     args = _parser().parse_args(argv)
     with joined(None): return _train_as_told(args) # by what suits the device
 
+# %% ../nbs/02_training.ipynb #t112c
 def main(argv=None):
     "The command `ffn_train`."
     command('ffn_train', _train_together, argv)

@@ -1,5 +1,5 @@
 "What a committed notebook promises its reader: short cells, outputs of a full run, nothing of the machine."
-import ast, json, re
+import ast, functools, json, re
 from contextlib import suppress
 from pathlib import Path
 import nbformat, pytest
@@ -17,8 +17,11 @@ each_path = pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 each = pytest.mark.parametrize('nb', ALL, indirect=True, ids=lambda p: p.stem)
 each_numbered = pytest.mark.parametrize('nb', NUMBERED, indirect=True, ids=lambda p: p.stem)
 
+@functools.cache # each is read, and its form checked, once; no test changes it
+def read(path): return nbformat.read(path, as_version=4)
+
 @pytest.fixture
-def nb(request): return nbformat.read(request.param, as_version=4)
+def nb(request): return read(request.param)
 
 def code_cells(nb): return [c for c in nb.cells if c.cell_type == 'code']
 def outputs(nb): return [o for c in code_cells(nb) for o in c.outputs]
@@ -36,10 +39,11 @@ def only_imports(cell):
     try: return all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in ast.parse(cell.source).body)
     except SyntaxError: return False # a magic
 
+@functools.cache
 def trees(path) -> list:
     "The syntax of each cell of code, those with magics left out"
     found = []
-    for cell in code_cells(nbformat.read(path, as_version=4)):
+    for cell in code_cells(read(path)):
         with suppress(SyntaxError): found.append(ast.parse(cell.source))
     return found
 
@@ -56,7 +60,7 @@ def test_cells_are_short(nb):
 
 def test_most_cells_are_a_few_lines():
     sizes = sorted(sum(not line.startswith('#|') for line in c.source.splitlines() if line.strip())
-                   for p in ALL for c in code_cells(nbformat.read(p, as_version=4)))
+                   for p in ALL for c in code_cells(read(p)))
     assert sizes[len(sizes)//2] <= 4 and sizes[len(sizes)*9//10] <= 12
 
 @each
@@ -101,14 +105,14 @@ def test_a_chapter_has_one_leading_picture(nb):
 
 def anchors(path) -> set:
     "What pandoc makes of the headings of a notebook."
-    prose = [c.source for c in nbformat.read(path, as_version=4).cells if c.cell_type == 'markdown']
+    prose = [c.source for c in read(path).cells if c.cell_type == 'markdown']
     headings = re.findall(r'^#+ (.+)$', '\n'.join(prose), re.M)
     plain = [re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', h).lower() for h in headings]
     return {re.sub(r'^[^a-z]+', '', re.sub(r'\s+', '-', re.sub(r'[^\w\s.-]', '', h))) for h in plain}
 
 @each_path
 def test_links_lead_somewhere(path):
-    for cell in nbformat.read(path, as_version=4).cells:
+    for cell in read(path).cells:
         if cell.cell_type != 'markdown': continue
         for target in re.findall(r'\]\(([^)\s]+)\)', cell.source):
             if re.match(r'\w+:', target): continue # elsewhere
@@ -208,13 +212,13 @@ def made() -> dict:
     default = re.compile(r'#\| default_exp (\w+)')
     modules = {}
     for path in NUMBERED:
-        found = [default.match(c.source) for c in nbformat.read(path, as_version=4).cells]
+        found = [default.match(c.source) for c in read(path).cells]
         modules |= {m[1]: path.stem for m in found if m}
     return modules
 
 @pytest.mark.parametrize('path', NUMBERED, ids=lambda p: p.stem)
 def test_nothing_depends_on_a_later_notebook(path, made):
-    sources = [c.source for c in code_cells(nbformat.read(path, as_version=4))]
+    sources = [c.source for c in code_cells(read(path))]
     imported = {m for s in sources for m in re.findall(r'from shakespeare_ffn\.(\w+) import', s)}
     assert [m for m in imported if made.get(m, '') > path.stem] == []
 
@@ -259,7 +263,7 @@ def test_comprehensions_have_two_clauses_at_most(path):
 
 @pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_a_page_can_be_run_in_colab(path):
-    nb, place = nbformat.read(path, as_version=4), path.relative_to(ROOT).as_posix()
+    nb, place = read(path), path.relative_to(ROOT).as_posix()
     assert f'blob/main/{place})' in nb.cells[1].source
     [cell] = [c for c in code_cells(nb) if "'google.colab' in sys.modules" in c.source]
     assert f'%cd shakespeare_ffn/{path.parent.relative_to(ROOT).as_posix()}\n' in cell.source
