@@ -162,19 +162,25 @@ BY = {f.__name__: f for f in (by_measure, by_page, by_compact_index, by_neighbou
 @pytest.fixture(scope='module')
 def given_before(corpus, model): return Given(corpus, model)
 
+# Each state is in one of two, which takes a quarter of the time.
+TOGETHER = [['autocast', 'float16 by default', 'medium precision', 'deterministic algorithms',
+             'inference mode'], ['float64 by default', 'another device by default', 'no gradients']]
+def test_all_states_are_in_one(): assert sorted(sum(TOGETHER, [])) == sorted(STATES)
+
 @pytest.mark.parametrize('by', BY)
 def test_later_chapters_neither_use_nor_change_it(cache, new_cache, given_before, by):
     "and keep nothing in the cache that depends on it"
     expected = BY[by](given_before)
-    for state in STATES:
+    for states in TOGETHER:
         for folder in new_cache.glob('*/'): shutil.rmtree(folder)
-        with STATES[state]():
+        with contextlib.ExitStack() as stack:
+            for s in states: stack.enter_context(STATES[s]())
             before = seen()
             found = BY[by](given_before)
-            assert seen() == before, state
+            assert seen() == before, states
         for i, (x, y) in enumerate(zip(found, expected, strict=True)):
-            if not isinstance(x, torch.Tensor): assert x == y, (state, i)
-            else: assert x.dtype == y.dtype and torch.equal(x, y) and not x.is_inference(), (state, i)
+            if not isinstance(x, torch.Tensor): assert x == y, (states, i)
+            else: assert x.dtype == y.dtype and torch.equal(x, y) and not x.is_inference(), (states, i)
 
 @pytest.mark.parametrize('state', STATES)
 def test_a_transformer_is_the_same_whatever_the_caller_has_set(state):

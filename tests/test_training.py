@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from shakespeare_ffn import training
 from shakespeare_ffn.alternate_models import load_distributions
 from shakespeare_ffn.core import Processes, UserError
+from shakespeare_ffn.learned_measure import calibrate_measure
 from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
@@ -121,6 +122,10 @@ MEASURED = 'the nearest by a learned measure'
 
 def test_a_measure_of_what_it_makes(text, tmp_path, capsys, new_cache, monkeypatch):
     monkeypatch.setattr('shakespeare_ffn.explain.calibrate', partial(calibrate, n=50))
+    few = partial(calibrate_nearest, n=50, betas=(10,))
+    monkeypatch.setattr('shakespeare_ffn.explain.calibrate_nearest', few)
+    short = partial(calibrate_measure, rounds=1, n=64, size=8)
+    monkeypatch.setattr('shakespeare_ffn.explain.calibrate_measure', short)
     model = tmp_path/'mine.safetensors'
     main(['--text', str(text), '--output', str(model)])
     own = ['--text', str(text), '--model', str(model)]

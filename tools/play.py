@@ -69,6 +69,7 @@ def play(argv) -> str:
     told = data.tell([data.tokens(p['text']) for p in prompts])
     made = {f'{i}.bin': content for i, content in enumerate(told)}
     made['text.bin'] = gzip.compress(corpus.text.encode(), mtime=0)
+    megabytes(made, MOST['prompts']) # before what takes long
     # what is loaded only for a prompt of the reader's own
     about, loaded = any_prompt(data)
     made['contents.json'] = json.dumps(data.contents(prompts, compact=about), ensure_ascii=False).encode()
