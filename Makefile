@@ -8,6 +8,9 @@ PROMPT  = And only l
 ARGS    =
 NB      =
 
+# pip compiles nothing here: what is imported is compiled the first time, whatever the shell says.
+unexport PYTHONDONTWRITEBYTECODE
+
 .NOTPARALLEL:
 .PHONY: help explain lab test test-all types export hooks reproduce gpu models variants calibrate readme play docs bench clean stale
 

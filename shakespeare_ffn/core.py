@@ -187,6 +187,10 @@ def _setting(f):
     _SETTINGS.append(f)
     return f
 
+def _read_settings(argv): # None: those of the process
+    if {'-h', '--help'}.isdisjoint(sys.argv[1:] if argv is None else map(str, argv)):
+        for read in _SETTINGS: read()
+
 # %% ../nbs/00_core.ipynb #h4f
 def command(name: str, run, argv=None):
     "Print what `run(argv)` returns; exit code 0, 2 (the user can put it right) or 130 (interrupted)."
@@ -196,7 +200,7 @@ def command(name: str, run, argv=None):
     if not {'matplotlib', 'IPython'} & sys.modules.keys(): os.environ['MPLBACKEND'] = 'agg'
     with redirect_stderr(_Messages(sys.stderr)):
         try:
-            for read in _SETTINGS: read()
+            _read_settings(argv)
             print(run(argv), flush=True)
         except BrokenPipeError: _drop_output() # whoever reads the output has seen enough
         except KeyboardInterrupt:

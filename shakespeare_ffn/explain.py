@@ -635,8 +635,7 @@ def _counts_parser() -> Parser:
              'say how long it takes, and how far the approximation is from the model.')
     p = Parser('ffn_counts', description=about, allow_abbrev=False,
                epilog='With several processes: torchrun --nproc-per-node 2 --no-python ffn_counts')
-    p.add_argument('--prompts', type=int, default=by_scale(20_000, 200), metavar='N',
-                   help="how many of the article's (default: all, %(default)s)")
+    p.add_argument('--prompts', type=int, metavar='N', help="how many of the article's (default: all)")
     return p
 
 # %% ../nbs/08_explain.ipynb #w010
@@ -654,9 +653,10 @@ def _run_counts(argv) -> str:
     "Count; what to print, which is nothing but for the first process."
     args, corpus, model = _counts_parser().parse_args(argv), load_corpus(), load_model()
     strings = corpus.substrings(10)
-    if not 1 <= args.prompts <= len(strings):
-        raise UserError(f'there are no {args.prompts:,} prompts; give a number from 1 to {len(strings):,}')
-    ids = prompt_ids(strings, args.prompts)
+    n = by_scale(20_000, 200) if args.prompts is None else args.prompts
+    if not 1 <= n <= len(strings):
+        raise UserError(f'there are no {n:,} prompts; give a number from 1 to {len(strings):,}')
+    ids = prompt_ids(strings, n)
     with joined() as (n_processes, rank):
         index = open_index(corpus, model, quiet=rank > 0)
         counts, seconds = _timed_counts(index, ids, model, n_processes)

@@ -8,6 +8,7 @@ __all__ = ['Measure', 'MeasuredApproximation', 'fit_measure', 'keep_measure', 'k
 
 # %% ../nbs/07d_learned_measure.ipynb #m003
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +23,14 @@ from tqdm.std import tqdm
 from .core import WEIGHTS, UserError, accelerator, by_scale, float64
 from .core import keep_tensors, kept_tensors, true_float32
 from .corpus_keys import KeyIndex, check_index, corpus_index
-from .cosine_sims import Similar, SparseCounts
+from .cosine_sims import Similar, SparseCounts, cosine, error_bound, norms
 from .data import Corpus, prompt_ids
 from .hooks import check_block
 
 # %% ../nbs/07d_learned_measure.ipynb #m003c
 from .model import next_char_probs, plain_state
 from .nearest_strings import NearestApproximation, Vote, mean_key, nearest_in_shards
-from .nearest_strings import nearest_approximation, nearest_keys
+from .nearest_strings import nearest_approximation, nearest_keys, nearest_within
 from .other_models import Decoder
 from .shards import ShardedIndex
 from .similar_space import Evidence, Parts, Prediction, approximation_file
@@ -44,9 +45,9 @@ class Measure:
     matrix: torch.Tensor # (n_blocks, n_embed, size)
     mean: torch.Tensor   # (n_blocks, n_embed), what is taken from the vectors first
 
-    def _of(self, vectors): # (n_layer, n, n_embed) → (n, size)
+    def _of(self, vectors, dtype=torch.float32): # (n_layer, n, n_embed) → (n, size)
         each = zip(self.blocks, self.mean, self.matrix)
-        def mapped(x, mean, matrix): return (x.float() - mean.to(x.device)) @ matrix.to(x.device)
+        def mapped(x, mean, matrix): return (x.to(dtype) - mean.to(x.device)) @ matrix.to(x.device, dtype)
         return sum(mapped(vectors[b], mean, matrix) for b, mean, matrix in each)
 
     @plain_state()
@@ -96,6 +97,52 @@ def _labelled(self: MeasuredApproximation, found: Evidence) -> Evidence:
     several = f' of blocks {", ".join(map(str, self.measure.blocks))}' * (len(self.measure.blocks) > 1)
     return found._replace(block=self.measure.blocks[-1], rule=f'the nearest by a learned measure{several}')
 
+# %% ../nbs/07d_learned_measure.ipynb #l021
+class _Lengths(NamedTuple):
+    "What is kept of measured keys."
+    lengths: torch.Tensor # (n_keys,) float32
+    off: torch.Tensor     # (1,) how far a float32 cosine that is made with them can be off
+    by: torch.Tensor      # all numbers of the measure
+
+@patch
+def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed) → lengths, off
+    def of(some): # lengths, and of how many times as long a vector
+        centred = [some[b].float() - mean for b, mean in zip(self.blocks, self.mean)]
+        lengths = norms(self(some))
+        return lengths, torch.cat(centred, 1).norm(dim=1)/lengths
+    lengths, times = map(torch.cat, zip(*(of(some) for some in keys.split(2**14, dim=1))))
+    bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
+    return lengths, bound*times.max()[None]*self.matrix.norm()
+
+# %% ../nbs/07d_learned_measure.ipynb #l023
+@patch
+def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
+    "Lengths of all measured keys."
+    file, numbers = index.path/'measured.kept', (float64(self.blocks), self.mean, self.matrix)
+    by = torch.cat([x.flatten() for x in numbers])
+    if (found := kept_tensors(file)) and torch.equal(found['by'], by): return _Lengths(**found)
+    found = _Lengths(*self._measure_lengths(index.keys), by)
+    with suppress(UserError): keep_tensors(file, found._asdict())
+    return found
+
+# %% ../nbs/07d_learned_measure.ipynb #l024
+@patch
+@plain_state()
+@torch.no_grad()
+def nearest(self: Measure, index: KeyIndex,
+            query: torch.Tensor, # (n_layer, n_embed)
+            k: int, exclude=-1,  # as in `nearest_to`
+           ) -> Similar:         # (k,)
+    "The `k` keys of an index whose measured vectors have the largest cosine with the query's, decided in float64."
+    for b in self.blocks: check_block(b, len(query))
+    kept, one = self._lengths_in(index), self._of(query[:, None], torch.float64)
+    towards = (self.matrix.double() @ F.normalize(one)[0]).float() # (n_blocks, n_embed)
+    each = list(zip(self.blocks, self.mean, towards))
+    def products(some): return sum((some[b].float() - mean) @ w for b, mean, w in each)
+    def exact(rows): return cosine(one, self._of(index.keys[:, rows], torch.float64))
+    with true_float32(): rough = torch.cat([products(some) for some in index.keys.split(2**11, dim=1)])
+    return nearest_within(kept.off.item(), rough/kept.lengths, exact, k, exclude)
+
 # %% ../nbs/07d_learned_measure.ipynb #m023b
 @patch
 @plain_state()
@@ -104,11 +151,12 @@ def evidence_in(self: MeasuredApproximation, index: KeyIndex | ShardedIndex,
                 exclude=-1,           # a key to leave out
                 device='cpu') -> list: # of one Evidence; found on the processor, whatever the device
     "The nearest strings, weighed."
-    one = self.measure(query[:, None].cpu())
-    if isinstance(index, KeyIndex):
-        return [self._labelled(*self.rule.evidence(one, self.measure(index.keys)[None], exclude))]
-    found = nearest_in_shards(index, one, self.measure, self.rule.k, [exclude])
-    return [self._labelled(self.rule.votes[0]._evidence(Similar(*(x[0] for x in found))))]
+    query, k = query.cpu(), self.rule.k
+    if isinstance(index, KeyIndex): found = self.measure.nearest(index, query, k, exclude)
+    else:
+        several = nearest_in_shards(index, self.measure(query[:, None]), self.measure, k, [exclude])
+        found = Similar(*(x[0] for x in several))
+    return [self._labelled(self.rule.votes[0]._evidence(found))]
 
 # %% ../nbs/07d_learned_measure.ipynb #m031
 class _Learned(nn.Module):

@@ -829,9 +829,7 @@ def _finish_and_tell(run: Run, paths: _OutputPaths) -> str: # what to print
             f'step {metadata["steps"]:,}; {curves}')
 
 # %% ../nbs/02_training.ipynb #c062
-def run_train(argv) -> str:
-    "Do what the arguments ask for; what to print."
-    args = _parser().parse_args(argv)
+def _train_as_told(args) -> str: # what to print
     run = _new_run(args)
     output = Path(os.path.expanduser(args.output or default_output(run.corpus, args.recipe, args.seed)))
     paths = _output_paths(output, args.resume)
@@ -842,13 +840,18 @@ def run_train(argv) -> str:
     run.train(paths.checkpoint, args.stop_at)
     return _finish_and_tell(run, paths) if rank == 0 else ''
 
+def run_train(argv) -> str:
+    "Do what the arguments ask for; what to print."
+    return _train_as_told(_parser().parse_args(argv))
+
 # %% ../nbs/02_training.ipynb #t112
 def _train_together(argv) -> str:
     "`run_train`; under `torchrun` as one of several processes."
-    with joined(None): # by what suits the device
-        # so that 'cuda' is each process's own GPU
+    # 'cuda' is each process's own GPU; who asks for help may have set what cannot be
+    with suppress(UserError):
         if torch.cuda.is_available(): torch.cuda.set_device(accelerator())
-        return run_train(argv)
+    args = _parser().parse_args(argv)
+    with joined(None): return _train_as_told(args) # by what suits the device
 
 def main(argv=None):
     "The command `ffn_train`."

@@ -337,6 +337,14 @@ def test_leftovers_of_a_torchrun(capsys, monkeypatch, run, name, value, says):
     line = refused_by(run, capsys, monkeypatch)
     assert line.startswith(f'{name} is ') and says in line and f'unset {name}, or start' in line
 
+@pytest.mark.parametrize('run', COMMANDS, ids=lambda run: run.__module__ + '.' + run.__name__)
+@pytest.mark.parametrize('name', ['RANK', 'SHAKESPEARE_FFN_SCALE', 'SHAKESPEARE_FFN_ARITHMETIC'])
+@pytest.mark.parametrize('option', ['-h', '--help'])
+def test_help_whatever_the_environment_says(capsys, monkeypatch, run, name, option):
+    monkeypatch.setenv(name, 'wrong')
+    with pytest.raises(SystemExit) as e: run([option])
+    assert e.value.code == 0 and capsys.readouterr().out.startswith('usage: ')
+
 def test_a_port_of_kubernetes(monkeypatch):
     "Where a service is called `master`, each process is told of it"
     for name in TORCHRUN: monkeypatch.delenv(name, raising=False)
