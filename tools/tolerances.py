@@ -43,6 +43,8 @@ RULES = [ # notebook, name of the row: regular expressions, of which the first t
     ('07c', 'chosen', Within(2.01, .09)),
     ('07c', 'weights', Within(.05, 0)),
     ('19', 'chosen|effective_number', Within(4.01, .5)),
+    # medians of whole numbers, of prompts drawn anew
+    ('18', 'nearest_times', Within(.1, .05)),
     # drawn, or put into a run of the model
     ('1[89]', '', Within(.003, .02)),
     # a model that is trained anew
