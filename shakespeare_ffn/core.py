@@ -7,9 +7,9 @@ __all__ = ['SIGNS', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_CO
            'show_text', 'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device', 'Told',
            'told_processes', 'accelerator', 'Processes', 'processes', 'join_processes', 'joined', 'true_float32',
            'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table',
-           'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file', 'write_atomically', 'keep', 'kept',
-           'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time', 'asked_arithmetic',
-           'fast_arithmetic', 'fast_integers', 'use_style']
+           'test_rounded', 'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file', 'write_atomically',
+           'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time',
+           'asked_arithmetic', 'fast_arithmetic', 'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
@@ -422,6 +422,23 @@ class Table:
 
     def _repr_markdown_(self): return '\n'.join(f"| {' | '.join(row)} |" for row in self.rows)
     __repr__ = _repr_markdown_
+
+# %% ../nbs/00_core.ipynb #m309
+def _as_array(x) -> np.ndarray: # x: number, tensor or array, or a list or tuple of them, nested or not
+    def listed(x):
+        if hasattr(x, 'tolist'): return x.tolist()
+        return [*map(listed, x)] if isinstance(x, (list, tuple)) else x
+    return np.array(listed(x), np.float64)
+
+def test_rounded(found,       # number, tensor or array, or a list or tuple of them, nested or not
+                 said,        # of the same shape
+                 digits: int, # after the point; negative ones before it
+                ):
+    "Fail unless figures, rounded to `digits`, are what is said of them; near an edge they may be either."
+    found, said = _as_array(found), _as_array(said)
+    if (said.round(digits) != said).any(): raise ValueError(f'{said} has more digits than {digits}')
+    near = found.shape == said.shape and (abs(found - said) <= .6*10.**-digits).all()
+    assert near, f'{found} is not {said}, rounded to {digits} digits'
 
 # %% ../nbs/00_core.ipynb #c025
 def named_path(variable: str): # → Path, or None
