@@ -215,9 +215,9 @@ def command(name: str, run, argv=None):
 
 # %% ../nbs/00_core.ipynb #c010
 def device(s: str) -> torch.device:
-    "A device by name, if this machine has it."
+    "A device by name, if this machine has it; 'fastest' is a GPU where there is one, else the processor."
     try:
-        found = torch.zeros(1, device=s).device
+        found = torch.zeros(1, device=accelerator() if s == 'fastest' else s).device
         if found.type in ('cpu', 'cuda', 'mps'): return found # others, such as 'meta', compute nothing
     except (RuntimeError, AssertionError, NotImplementedError): pass
     raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is")

@@ -357,8 +357,8 @@ def _explore_parser() -> Parser:
     p.add_argument('--port', type=int, default=8765, metavar='N', help='default: %(default)s')
     p.add_argument('--name', action='append', default=[], metavar='HOST',
                    help='another name by which browsers know this machine; may be given several times')
-    p.add_argument('--device', type=device, default=accelerator(),
-                   help="such as 'cuda' (default: a GPU where there is one, else cpu)")
+    p.add_argument('--device', type=device, default='fastest',
+                   help="such as 'cuda' (default: fastest, a GPU where there is one, else cpu)")
     return p
 
 # %% ../nbs/21_explore.ipynb #c061v

@@ -101,28 +101,31 @@ def _labelled(self: MeasuredApproximation, found: Evidence) -> Evidence:
 class _Lengths(NamedTuple):
     "What is kept of measured keys."
     lengths: torch.Tensor # (n_keys,) float32
-    off: torch.Tensor     # (1,) how far a float32 cosine that is made with them can be off
-    by: torch.Tensor      # all numbers of the measure
+    off: torch.Tensor     # (n_keys,) how far a float32 cosine that is made with them can be off
+    of: torch.Tensor      # all numbers of the measure, and the checksum of the keys
 
 # %% ../nbs/07d_learned_measure.ipynb #l023
 @patch
 def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed) → lengths, off
     def of(some): # lengths, and of how many times as long a vector
-        centred = [some[b].float() - mean for b, mean in zip(self.blocks, self.mean)]
-        lengths = norms(self(some))
-        return lengths, torch.cat(centred, 1).norm(dim=1)/lengths
+        before = torch.cat([some[b].float() - mean for b, mean in zip(self.blocks, self.mean)], 1).norm(dim=1)
+        measured = self(some)
+        lengths, lost = norms(measured), (measured == 0).all(1) & (before > 0)
+        return lengths, (before/lengths).masked_fill(lost, torch.inf)
     lengths, times = map(torch.cat, zip(*(of(some) for some in keys.split(2**14, dim=1))))
     bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
-    return lengths, bound*times.max()[None]*self.matrix.norm()
+    return lengths, bound*self.matrix.double().norm().item()*times
 
 # %% ../nbs/07d_learned_measure.ipynb #l025
 @patch
 def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
-    file, numbers = index.path/'measured.kept', (float64(self.blocks), self.mean, self.matrix)
-    by = torch.cat([x.flatten() for x in numbers])
-    if (found := kept_tensors(file)) and torch.equal(found['by'], by): return _Lengths(**found)
-    found = _Lengths(*self._measure_lengths(index.keys), by)
-    with suppress(UserError): keep_tensors(file, found._asdict())
+    file, checksum = index.path/'measured.kept', list(bytes.fromhex(index.manifest['sha256']))
+    of = torch.cat([x.flatten() for x in (float64(self.blocks), self.mean, self.matrix, float64(checksum))])
+    found = kept_tensors(file)
+    if found and {*found} == {*_Lengths._fields} and torch.equal(found['of'], of): return _Lengths(**found)
+    found = _Lengths(*self._measure_lengths(index.keys), of)
+    if (index.path/'manifest.json').exists(): # not of an index that somebody has removed
+        with suppress(UserError): keep_tensors(file, found._asdict())
     return found
 
 # %% ../nbs/07d_learned_measure.ipynb #l027
@@ -133,14 +136,15 @@ def nearest(self: Measure, index: KeyIndex,
             query: torch.Tensor, k: int, exclude=-1, # (n_layer, n_embed); as in `nearest_to`
            ) -> Similar: # (k,)
     "The `k` keys of an index that are nearest to a query once both are measured."
-    for b in self.blocks: check_block(b, len(query))
+    norms(self(query[:, None])) # an error for what is not finite
     kept, one = self._lengths_in(index), self._of(query[:, None], torch.float64)
     towards = (self.matrix.double() @ F.normalize(one)[0]).float() # (n_blocks, n_embed)
     each = list(zip(self.blocks, self.mean, towards))
     def products(some): return sum((some[b].float() - mean) @ w for b, mean, w in each)
-    def exact(rows): return cosine(one, self._of(index.keys[:, rows], torch.float64))
+    def measured(rows): return self._of({b: index.keys[b][rows] for b in self.blocks}, torch.float64)
+    def exact(rows): return torch.cat([cosine(one, measured(some)) for some in rows.split(2**14)])
     with true_float32(): rough = torch.cat([products(some) for some in index.keys.split(2**11, dim=1)])
-    return nearest_within(kept.off.item(), rough/kept.lengths, exact, k, exclude)
+    return nearest_within(kept.off, rough/kept.lengths, exact, k, exclude)
 
 # %% ../nbs/07d_learned_measure.ipynb #m023b
 @patch

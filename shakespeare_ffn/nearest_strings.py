@@ -241,7 +241,7 @@ def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in
 # %% ../nbs/07c_nearest_strings.ipynb #v025
 @plain_state()
 @torch.no_grad()
-def nearest_within(off: float,          # how far a rough cosine can be from the exact one
+def nearest_within(off,                 # how far a rough cosine can be from the exact one: of all, or of each
                    rough: torch.Tensor, # (n_keys,) float32 cosines with all keys
                    exact,               # a function: rows (n,) → their cosines in float64
                    k: int, exclude=-1) -> Similar: # as in `nearest_to`
@@ -249,7 +249,8 @@ def nearest_within(off: float,          # how far a rough cosine can be from the
     k = min(k, len(rough) - (exclude >= 0))
     if exclude >= 0: rough = rough.index_fill(0, torch.tensor([exclude]), -torch.inf)
     # where no key is left, there is no k-th
-    rows = find_true(rough >= (rough.topk(k)[0][-1] - 2*off if k else torch.inf))
+    rows = find_true(rough + off >= ((rough - off).topk(k)[0][-1] if k else torch.inf))
+    rows = rows[rows != exclude]
     cosines = exact(rows)
     best = cosines.argsort(descending=True, stable=True)[:k]
     return Similar(rows[best], cosines[best])

@@ -741,8 +741,8 @@ def _parser() -> Parser:
                    help="of a vector, a multiple of 64, which is a head's (default: the article's 384)")
     p.add_argument('--stop-at', type=_loss_number, metavar='LOSS',
                    help='stop at the first evaluation that finds the training loss so low')
-    p.add_argument('--device', type=device, default=accelerator(),
-                   help="such as 'cuda' (default: a GPU where there is one, else cpu)")
+    p.add_argument('--device', type=device, default='fastest',
+                   help="such as 'cuda' (default: fastest, a GPU where there is one, else cpu)")
     p.add_argument('--output', type=file_name, metavar='FILE',
                    help='the weights to write (default: in the cache folder); '
                         'FILE.checkpoint and FILE.png go beside it')

@@ -342,6 +342,9 @@ def test_leftovers_of_a_torchrun(capsys, monkeypatch, run, name, value, says):
 @pytest.mark.parametrize('option', ['-h', '--help'])
 def test_help_whatever_the_environment_says(capsys, monkeypatch, run, name, option):
     monkeypatch.setenv(name, 'wrong')
+    # as on a machine with a GPU
+    for name, said in dict(is_available=True, device_count=1, set_device=None).items():
+        monkeypatch.setattr(torch.cuda, name, mock.Mock(return_value=said))
     with pytest.raises(SystemExit) as e: run([option])
     assert e.value.code == 0 and capsys.readouterr().out.startswith('usage: ')
 
