@@ -119,7 +119,7 @@ def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed)
 # %% ../nbs/07d_learned_measure.ipynb #l025
 @patch
 def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
-    file, checksum = index.path/'measured.kept', list(bytes.fromhex(index.manifest['sha256']))
+    file, checksum = index.path/'measured.kept', list(str(index.manifest.get('sha256')).encode())
     of = torch.cat([x.flatten() for x in (float64(self.blocks), self.mean, self.matrix, float64(checksum))])
     found = kept_tensors(file)
     if found and {*found} == {*_Lengths._fields} and torch.equal(found['of'], of): return _Lengths(**found)

@@ -343,10 +343,15 @@ def test_leftovers_of_a_torchrun(capsys, monkeypatch, run, name, value, says):
 def test_help_whatever_the_environment_says(capsys, monkeypatch, run, name, option):
     monkeypatch.setenv(name, 'wrong')
     # as on a machine with a GPU
-    for name, said in dict(is_available=True, device_count=1, set_device=None).items():
-        monkeypatch.setattr(torch.cuda, name, mock.Mock(return_value=said))
+    for asked, said in dict(is_available=True, device_count=1, set_device=None).items():
+        monkeypatch.setattr(torch.cuda, asked, mock.Mock(return_value=said))
     with pytest.raises(SystemExit) as e: run([option])
     assert e.value.code == 0 and capsys.readouterr().out.startswith('usage: ')
+
+def test_wrong_options_are_told_before_others_are_waited_for(capsys, monkeypatch):
+    for name, value in whole.items(): monkeypatch.setenv(name, value)
+    monkeypatch.setattr(core, 'join_processes', failing(AssertionError('it waits')))
+    assert '--depth' in refused(capsys, training.main, '--depth', '3')
 
 def test_a_port_of_kubernetes(monkeypatch):
     "Where a service is called `master`, each process is told of it"

@@ -90,6 +90,13 @@ def test_lengths_are_of_these_keys(crowded):
     expected = straightforward(measure, index, index.keys[:, 3], 5, -1)
     assert torch.equal(ask(), expected.indices[:5])
 
+@pytest.mark.parametrize('manifest', [{}, dict(sha256='no checksum'), dict(sha256=None)])
+def test_a_manifest_whose_checksum_is_damaged(crowded, manifest):
+    measure, index = crowded
+    index.manifest = manifest
+    expected = straightforward(measure, index, index.keys[:, 3], 5, -1)
+    assert torch.equal(measure.nearest(index, index.keys[:, 3], 5).rows, expected.indices[:5])
+
 def test_lengths_are_kept_once(index, monkeypatch):
     "those by the last measure, and computed again if they are damaged or of another"
     calls = []
