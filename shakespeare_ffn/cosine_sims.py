@@ -407,10 +407,6 @@ class _Sieve:
         rows, self.rest = self.shorten(units, units.new_ones(1))
         numbers, self.scale, error = _rounded(rows[:, None], self.dtype)
         self.numbers, self.error = numbers.squeeze(1), error.max().item()
-        # memory that is used again and again
-        self.gathered = torch.empty_like(self.numbers)
-        sums = torch.int32 if self.dtype == torch.int8 else None
-        self.scores = rows.new_empty(_GROUP*len(units), dtype=sums)
 
     def __repr__(self): return f"Sieve({self.depth} dimensions, {str(self.dtype).removeprefix('torch.')})"
 
@@ -443,32 +439,32 @@ def groups(self: _Sieve, balls: _Balls): # → an iterator of _Group
     return map(_Group, numbers, scale.tolist(), margin.tolist(), rest.amax(1).tolist())
 
 # %% ../nbs/05_cosine_sims.ipynb #c043
-@patch
-def products(self: _Sieve, numbers, q): # (64, d+1), (n,) → (n, 64)
-    "What a group's numbers and those of some queries multiply to."
-    n = q.numel()
-    some = torch.index_select(self.numbers, 0, q, out=self.gathered[:n])
-    return multiply(some, numbers.T, out=self.scores[:n*_GROUP].view(n, -1))
-
-# %% ../nbs/05_cosine_sims.ipynb #w15
 class _Kept(NamedTuple):
     "Numbers of queries."
     may: torch.Tensor    # that may exceed the threshold with some keys of a group
     surely: torch.Tensor # that exceed it with all of them
 
-# %% ../nbs/05_cosine_sims.ipynb #w27
+# %% ../nbs/05_cosine_sims.ipynb #w15
 @patch
-def keep(self: _Sieve, group: _Group, above, q, # above: (n_queries,), q: (n,)
-         whole: bool) -> _Kept: # whole: ask who passes as a whole
-    if not q.numel(): return _Kept(q, q)
-    products, scale = self.products(group.numbers, q), group.scale*self.scale.index_select(0, q)
-    above = above.index_select(0, q)
+def keep_some(self: _Sieve, group: _Group, above, q, # above: (n_queries,), q: (n,)
+              whole: bool) -> _Kept: # whole: ask who passes as a whole
+    products = multiply(self.numbers.index_select(0, q), group.numbers.T) # (n, 64)
+    above, scale = above.index_select(0, q), group.scale*self.scale.index_select(0, q)
     may = find_true(torch.addcmul(above, products.amax(1), scale) > -group.margin)
-    q = q[may]
+    q = q.index_select(0, may)
     if not (whole and q.numel()): return _Kept(q, q[:0])
-    lowest = torch.addcmul(above[may], products[may].amin(1), scale[may])
-    surely = lowest - 2*group.rest*self.rest[q] > group.margin
-    return _Kept(q[~surely], q[surely])
+    products, above, scale = (x.index_select(0, may) for x in (products, above, scale))
+    lowest = torch.addcmul(above, products.amin(1), scale)
+    surely = lowest - 2*group.rest*self.rest.index_select(0, q) > group.margin
+    return _Kept(*(q.index_select(0, find_true(those)) for those in (~surely, surely)))
+
+# %% ../nbs/05_cosine_sims.ipynb #w27
+_CACHED = 4096 # queries
+
+@patch
+def keep(self: _Sieve, group: _Group, above, q, whole: bool) -> _Kept: # the same of any number
+    kept = [self.keep_some(group, above, some, whole) for some in q.split(_CACHED)]
+    return _Kept(*map(torch.cat, zip(*kept)))
 
 # %% ../nbs/05_cosine_sims.ipynb #t013
 @patch
@@ -502,8 +498,6 @@ class _Cascade:
                  own: torch.Tensor,         # (n_queries,) thresholds
                  *sieves: _Sieve):
         self.units, self.own, self.sieves = units, own.float(), sieves
-        # memory that is used again and again: queries of a group, cosines of a batch
-        self.queries, self.cosines = torch.empty_like(units), units.new_empty(max(len(units), 8192), _GROUP)
 
     def __repr__(self): return ', then '.join(['Balls', *map(str, self.sieves)])
 
@@ -538,7 +532,7 @@ class _Gathered:
         self.cascade, self.tile, self.start = cascade, tile, start
         self.groups, self.n = [], 0 # first key in the tile and query numbers of each; rows of the batch
 
-    def fits(self, q): return self.n + q.numel() <= self.cascade.cosines.shape[0]
+    def fits(self, q): return self.n + q.numel() <= max(8192, len(self.cascade.units))
 
     def add(self, k, q):
         if q.numel(): self.groups.append((k, q))
@@ -548,11 +542,12 @@ class _Gathered:
 @patch
 def batch(self: _Gathered) -> Batch:
     "The cosines of what is gathered; from then on nothing is."
-    sizes, cosines = [q.numel() for _, q in self.groups], self.cascade.cosines[:self.n]
+    sizes, cosines = [q.numel() for _, q in self.groups], self.tile.new_empty(self.n, _GROUP)
     with true_float32():
         for (k, q), out in zip(self.groups, cosines.split(sizes)):
-            queries = torch.index_select(self.cascade.units, 0, q, out=self.cascade.queries[:q.numel()])
-            torch.mm(queries, self.tile[k:k+_GROUP].T, out=out)
+            keys = self.tile[k:k+_GROUP].T
+            for some, out in zip(q.split(_CACHED), out.split(_CACHED)):
+                torch.mm(self.cascade.units.index_select(0, some), keys, out=out)
     q = torch.cat([q for _, q in self.groups])
     k = torch.tensor([k for k, _ in self.groups]).repeat_interleave(torch.tensor(sizes))
     self.groups, self.n = [], 0
@@ -561,7 +556,7 @@ def batch(self: _Gathered) -> Batch:
 # %% ../nbs/05_cosine_sims.ipynb #bx8
 @patch
 def batches_of(self: _Cascade, tile, start, found: list): # found: candidates for each group
-    "Batches of the cosines of candidates; the next one overwrites it."
+    "Batches of the cosines of candidates."
     tile = F.pad(tile, (0, 0, 0, -len(tile)%_GROUP), value=torch.nan)
     gathered = _Gathered(self, tile, start)
     for k, q in zip(range(0, len(tile), _GROUP), found):
@@ -572,7 +567,7 @@ def batches_of(self: _Cascade, tile, start, found: list): # found: candidates fo
 # %% ../nbs/05_cosine_sims.ipynb #w22
 @patch
 def candidate_batches(self: _Cascade, tile, start, whole=False): # whole: may groups pass as a whole?
-    "Batches of those cosines of a tile that may exceed the threshold; the next one overwrites it."
+    "Batches of those cosines of a tile that may exceed the threshold."
     passed = [] if whole else None
     found = self.candidates(F.pad(tile, (0, 0, 0, -len(tile)%_GROUP)), passed)
     if passed and _n_pairs(passed):
