@@ -61,16 +61,23 @@ def hellinger(p: torch.Tensor, # (…, vocab_size) distributions
     return (p.double().sqrt() - q.double().sqrt()).norm(dim=-1) / 2**.5
 
 # %% ../nbs/06_text_analysis.ipynb #c047
+@functools.lru_cache(2)
+def _draws(n: int, times: int, seed: int) -> torch.Tensor: # (times, n) int16
+    "A row for each draw of n prompts, with replacement: how often it has each prompt."
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.empty(times, n, dtype=torch.int16, device='cpu')
+    for row in drawn:
+        some = torch.randint(n, (n,), generator=generator, device='cpu')
+        row.copy_(some.bincount(minlength=n))
+    return drawn
+
 def bootstrap(x: torch.Tensor, # (n, …) a figure for each prompt, in any number of columns
-              times=1000,      # how often to draw n prompts with replacement
+              times=1000,      # how often to draw n prompts
               seed=0,
              ) -> torch.Tensor: # (2, …) float64, lower and upper end
     "95% interval of the mean over prompts; all columns share the same draws."
-    n, flat, generator = len(x), x.reshape(len(x), -1).double(), torch.Generator().manual_seed(seed)
-    # a row for each draw: how often it has each prompt
-    weights = torch.zeros(times, n, dtype=torch.float64)
-    for row in weights: row += torch.randint(n, (n,), generator=generator).bincount(minlength=n)
-    means = weights.to(flat.device) @ flat / n
+    n, flat = len(x), x.reshape(len(x), -1).double()
+    means = _draws(n, times, seed).double().to(flat.device) @ flat / n
     ends = torch.tensor([.025, .975], dtype=torch.float64, device=flat.device)
     return means.quantile(ends, dim=0).view(2, *x.shape[1:])
 

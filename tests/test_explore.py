@@ -70,6 +70,8 @@ def test_readers_are_not_asked_to_load_more(tool):
 def test_nothing_is_written_if_it_is_too_much(tool, monkeypatch, tmp_path):
     monkeypatch.setattr(tool, 'SITE', tmp_path/'play')
     monkeypatch.setitem(tool.MOST, 'prompts', 1e5)
+    prepared = tool.prepared
+    monkeypatch.setattr(tool, 'prepared', lambda data, n: prepared(data, 2))
     with pytest.raises(tool.UserError, match='MB, and 0.1 are the most'): tool.play([])
     assert not (tmp_path/'play').exists()
 

@@ -40,6 +40,7 @@ def go(project, capsys, *args):
 def ran(project):
     return {p.name: len(p.read_text(encoding='utf-8').splitlines()) for p in (project.parent/'ran').iterdir()}
 
+@pytest.mark.slow('a quarter of a minute, for a command that needs a GPU')
 def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     write(project/'nbs'/'index.ipynb',
           counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))

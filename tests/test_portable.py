@@ -214,7 +214,10 @@ for m, k in (1, 2), (5, 17), (130, 384):
 assert _product_seconds(torch.int8, 'cpu') < 9
 """
 
-@pytest.mark.parametrize('instructions', ['SSE41', 'AVX2', 'AVX512_CORE'])
+rarer = [pytest.param(name, marks=pytest.mark.slow('of older processors most have AVX2'))
+         for name in ('SSE41', 'AVX512_CORE')]
+
+@pytest.mark.parametrize('instructions', ['AVX2', *rarer])
 def test_products_in_8_bits_are_right_on_older_processors(instructions):
     "that add two of them in 16 bits; numbers up to 80 come out wrong there"
     done = subprocess.run([sys.executable, '-c', PRODUCTS], capture_output=True, text=True, encoding='utf-8',

@@ -132,8 +132,8 @@ def test_rows_of_any_width_are_sieved_exactly(n_embed, which, others, asked, see
         with mock.patch.object(cosine_sims, '_cheapest', some):
             counts, n = threshold_attention(queries[None], keys[None], values, [threshold], device='cpu')
     assert seen == [cosine_sims._depths(n_embed)]
-    expected = [sum(cosine(q, k) > threshold for k in keys) for q in queries[::9]] # pair by pair
-    assert n[0, ::9].tolist() == expected
+    expected = [sum(cosine(q, k) > threshold for k in keys) for q in queries[::40]] # pair by pair
+    assert n[0, ::40].tolist() == expected
     assert torch.equal(n[0], (cosine(queries[:, None], keys) > threshold).sum(1))
     assert torch.equal(counts[0, :, 0], n[0])
 
@@ -190,7 +190,7 @@ def test_most_pairs_are_tallied_and_few_are_not(lowest):
         threshold_attention(queries, keys, torch.ones(300, 3).long(), [[lowest, .9]], device='cpu', dims=())
     assert (tally.called, one_by_one.called) == ((True, False) if lowest < 0 else (False, True))
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(problem=problems(), dtype=st.sampled_from([torch.int8, torch.float32]), end=st.integers(1, 200),
        seed=st.integers(0, 2**32), depths=st.lists(st.integers(0, 12), max_size=3), spread=st.booleans(),
        whole=st.booleans(), tile=st.sampled_from([64, 100, 4096]), n_tiles=st.integers(1, 3),

@@ -34,6 +34,7 @@ def test_damaged_scores_are_computed_again(tool, tmp_path, monkeypatch, damage):
     monkeypatch.setattr(tool, 'scores_file', lambda name: tmp_path/name)
     with pytest.raises(UserError, match='give --text FILE'): tool.variants(['Bible'])
 
+@pytest.mark.slow('committed scores are read elsewhere, and test_state has small new ones')
 def test_scores_of_the_main_model(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, 'scores_file', lambda name: tmp_path/f'{name}.safetensors')
     assert 'nearest distance 0.' in tool.variants(['main', '--device', 'cpu'])
