@@ -180,11 +180,14 @@ const model = new Model(buffer.slice(byteOffset, byteOffset + length))
 console.log(JSON.stringify(JSON.parse(texts).map(text => [...model.next(model.tokens(text))])))
 """
 
-def test_the_model_in_the_page_is_the_model(site, in_javascript, tmp_path):
+LONGER = pytest.mark.slow('a quarter of a minute in Node')
+
+@pytest.mark.parametrize('lengths', [(), pytest.param((300, 301), marks=LONGER)])
+def test_the_model_in_the_page_is_the_model(site, in_javascript, tmp_path, lengths):
     "also when it goes on, goes back, and has read more than it can see"
     folder, play = site
     text = play.corpus.text
-    texts = ['T', 'To', 'To be', 'To bed', 'To be', 'And only l', '\n', text[:300], text[:301]]
+    texts = ['T', 'To', 'To be', 'To bed', 'To be', 'And only l', '\n', *(text[:n] for n in lengths)]
     script = tmp_path/'ask.mjs'
     script.write_text(MODEL, encoding='utf-8')
     done = subprocess.run([NODE, script, folder, WEIGHTS, json.dumps(texts)], capture_output=True, text=True,

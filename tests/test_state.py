@@ -79,7 +79,7 @@ def expected(corpus, model): return answers(corpus, model)
 
 @pytest.mark.parametrize('state', STATES)
 def test_what_the_caller_has_set_is_neither_used_nor_changed(cache, corpus, model, expected, state):
-    for path in (cache/'keys').glob('*length1*/'): shutil.rmtree(path) # to be built anew under the state
+    for path in (cache/'keys').glob('*length1-*/'): shutil.rmtree(path) # to be built anew under the state
     with STATES[state]():
         before = seen()
         found = answers(corpus, model)
@@ -167,7 +167,11 @@ TOGETHER = [['autocast', 'float16 by default', 'medium precision', 'deterministi
              'inference mode'], ['float64 by default', 'another device by default', 'no gradients']]
 def test_all_states_are_in_one(): assert sorted(sum(TOGETHER, [])) == sorted(STATES)
 
-@pytest.mark.parametrize('by', BY)
+of_chapters = pytest.mark.slow('the chapters compute with what is tested beside it')
+SLOW = by_compact_index, by_distributions, by_rivals, by_scores, by_last_position
+
+@pytest.mark.parametrize('by', [pytest.param(name, marks=of_chapters if f in SLOW else ())
+                                for name, f in BY.items()])
 def test_later_chapters_neither_use_nor_change_it(cache, new_cache, given_before, by):
     "and keep nothing in the cache that depends on it"
     expected = BY[by](given_before)
