@@ -575,10 +575,9 @@ INT8_MOST = 79 # whole numbers from -79 to 79 are multiplied exactly in 8 bits, 
 
 def multiply(a: torch.Tensor, # (n, d), int8 or floating
              b: torch.Tensor, # (d, m), the same
-             out=None,        # (n, m), where the product goes
-            ) -> torch.Tensor:
+            ) -> torch.Tensor: # (n, m)
     "A matrix product; of whole numbers up to `INT8_MOST` in 8 bits it is exact, in int32, if d is above 1."
-    return (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b, out=out)
+    return (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b)
 
 # %% ../nbs/00_core.ipynb #n_i11
 def _product_seconds(dtype, device, n=256) -> float: # infinite where the device lacks it, or errs

@@ -463,6 +463,7 @@ _CACHED = 4096 # queries
 
 @patch
 def keep(self: _Sieve, group: _Group, above, q, whole: bool) -> _Kept: # the same of any number
+    if not q.numel(): return _Kept(q, q)
     kept = [self.keep_some(group, above, some, whole) for some in q.split(_CACHED)]
     return _Kept(*map(torch.cat, zip(*kept)))
 

@@ -1,4 +1,5 @@
 "`make gpu`: its stages go on where they stopped, and a table says what held. Here on the CPU."
+import sys
 from pathlib import Path
 import gpu, nbformat, pytest, torch
 
@@ -40,7 +41,22 @@ def go(project, capsys, *args):
 def ran(project):
     return {p.name: len(p.read_text(encoding='utf-8').splitlines()) for p in (project.parent/'ran').iterdir()}
 
-@pytest.mark.slow('a quarter of a minute, for a command that needs a GPU')
+def test_what_becomes_of_a_stage_is_kept(project, tmp_path):
+    ran, then = tmp_path/'begun', dict(one='', two='1/0', three='time.sleep(60)')
+    def stage(name):
+        code = f"import os, time\nprint(os.environ['NAME'], file=open({str(ran)!r}, 'a'))\n{then[name]}"
+        return gpu.Stage(name, [sys.executable, '-c', code], b'', dict(NAME=name))
+    some = [*map(stage, then)]
+    def results():
+        found = gpu.run_stages(some, project, tmp_path/'kept', 'smoke', 2)
+        return [x['result'] for x in found.values()]
+    assert results() == results() == ['held', 'failed', 'not yet']
+    assert ran.read_text(encoding='utf-8').split() == ['one', 'two', 'three', 'two', 'three']
+    before = [gpu.fingerprint(x, project) for x in some]
+    write(project/'shakespeare_ffn'/'data.py', 'x = 1') # all stand on the package
+    assert not {*before} & {gpu.fingerprint(x, project) for x in some}
+
+@pytest.mark.slow('a quarter of a minute; stages that import nothing do the same')
 def test_stages_go_on_and_a_table_says_what_held(project, capsys):
     write(project/'nbs'/'index.ipynb',
           counting(project.parent/'ran'/'index', "raise ValueError('no such thing')"))

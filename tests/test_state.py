@@ -167,11 +167,7 @@ TOGETHER = [['autocast', 'float16 by default', 'medium precision', 'deterministi
              'inference mode'], ['float64 by default', 'another device by default', 'no gradients']]
 def test_all_states_are_in_one(): assert sorted(sum(TOGETHER, [])) == sorted(STATES)
 
-of_chapters = pytest.mark.slow('the chapters compute with what is tested beside it')
-SLOW = by_compact_index, by_distributions, by_rivals, by_scores, by_last_position
-
-@pytest.mark.parametrize('by', [pytest.param(name, marks=of_chapters if f in SLOW else ())
-                                for name, f in BY.items()])
+@pytest.mark.parametrize('by', BY)
 def test_later_chapters_neither_use_nor_change_it(cache, new_cache, given_before, by):
     "and keep nothing in the cache that depends on it"
     expected = BY[by](given_before)
