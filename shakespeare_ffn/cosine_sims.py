@@ -547,8 +547,8 @@ def batch(self: _Gathered) -> Batch:
     with true_float32():
         for (k, q), out in zip(self.groups, cosines.split(sizes)):
             keys = self.tile[k:k+_GROUP].T
-            for some, out in zip(q.split(_CACHED), out.split(_CACHED)):
-                torch.mm(self.cascade.units.index_select(0, some), keys, out=out)
+            for some, part in zip(q.split(_CACHED), out.split(_CACHED)):
+                torch.mm(self.cascade.units.index_select(0, some), keys, out=part)
     q = torch.cat([q for _, q in self.groups])
     k = torch.tensor([k for k, _ in self.groups]).repeat_interleave(torch.tensor(sizes))
     self.groups, self.n = [], 0

@@ -216,7 +216,7 @@ def test_threads_agree_and_leave_everything_as_it_was(new_cache, corpus, own):
         assert seen() == before
     assert found == [explain(p, corpus, load_model(), quiet=True) for p in prompts]
     assert all(m.training
-               for m in own.modules()) and len(list((new_cache/'keys').glob('*length1*/manifest.json'))) == 1
+               for m in own.modules()) and len(list((new_cache/'keys').glob('*length1-*/manifest.json'))) == 1
 
 def test_every_thread_is_itself(corpus, model):
     "a state of one thread's own, such as autocast, in a thread that asks"
