@@ -3,7 +3,7 @@
 VENV   := .venv
 BIN     = $(VENV)/bin
 PYTHON  = python3 python3.13 python3.12 python3.11 python3.10
-PIP     = pip>=21.3
+PIP     = pip>=25
 PROMPT  = And only l
 ARGS    =
 NB      =
@@ -119,7 +119,7 @@ echo "Making $(VENV) with $$($$python --version) …"; \
 	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 
-# Python brings a pip that may be too old for what comes next; one that is new enough is left alone, and nothing is looked up.
+# Python brings a pip that may be too old for what comes next, or takes twice as long; one that is new enough is left alone.
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
 # Linux gets PyTorch with CUDA from PyPI: that is said once, before the downloads (sed's hold space is empty until then).
 define CUDA_COMES
@@ -128,8 +128,8 @@ endef
 
 define install
 rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)' && \
-	$(BIN)/python -m pip install --no-compile --log $(VENV)/pip.log --progress-bar off --disable-pip-version-check \
-	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | \
+	$(BIN)/python -m pip install --no-compile --progress-bar off --disable-pip-version-check \
+	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | tee $(VENV)/pip.log | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
 	-e '/^Collecting nvidia-/{' -e x -e 's|^$$|  $(CUDA_COMES)|p' -e x -e '}' -e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
 test -e $@ || { echo 'The installation failed: $(VENV)/pip.log has the whole story.' >&2; exit 1; }

@@ -246,10 +246,10 @@ def forward_of(model: Decoder, length: int, arithmetic='float32', part='ffwd'): 
     return kind(model, arithmetic, part)
 
 # %% ../nbs/04_corpus_keys.ipynb #c032
-_N_SMOKE = 6000 # strings at smoke scale, before the prompts
+_N_SMOKE = 3000 # strings at smoke scale, before the prompts
 
 def alphabetical_ids(strings, scale: str) -> np.ndarray: # numbers of strings, sorted for TrieForward
-    "All strings at full scale; the first 6,000 and the smoke prompts at smoke scale."
+    "All strings at full scale; the first 3,000 and the smoke prompts at smoke scale."
     if scale == 'full': return strings.order
     chosen = np.zeros(len(strings), bool)
     chosen[:_N_SMOKE] = True

@@ -29,7 +29,7 @@ def a_measure(seed, blocks, size, spread):
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 99), blocks=st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True),
        size=st.integers(1, 500), spread=st.integers(0, 6), k=st.integers(1, 60) | st.integers(1, 20_000),
-       leave=st.booleans(), row=st.integers(0, 6000))
+       leave=st.booleans(), row=st.integers(0, 3000))
 def test_the_same_as_measuring_all(index, seed, blocks, size, spread, k, leave, row):
     measure, query = a_measure(seed, blocks, size, spread), index.keys[:, row]
     exclude = row if leave else -1

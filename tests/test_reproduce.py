@@ -53,7 +53,7 @@ def without_kernels(tool, monkeypatch):
 def ran(project):
     return {p.name[4:]: len(p.read_text(encoding='utf-8').split()) for p in (project/'nbs').glob('ran_*')}
 
-def test_what_is_done_is_not_run_again(tool, project):
+def test_what_is_done_is_not_run_again(tool, project, without_kernels):
     tool.reproduce([])
     assert ran(project) == dict(data=1, model=1, index=1)
     found = json.loads((project/'results'/'summary.json').read_text(encoding='utf-8'))
