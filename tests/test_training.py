@@ -163,7 +163,7 @@ def losses(checkpoint):
     found = []
     for recipe, arithmetic in ('article', 'float32'), ('fast', 'float32'), ('fast', 'bfloat16'):
         os.environ['SHAKESPEARE_FFN_ARITHMETIC'] = arithmetic
-        run = t._new_run(t._parser().parse_args([*sys.argv[2:], '--recipe', recipe]))
+        run = t._new_run(t._parser().parse_args([*sys.argv[2:], '--recipe', recipe, '--steps', '10']))
         run.train(f'{checkpoint}-{recipe}-{arithmetic}', quiet=True)
         found.append([now[part] for now in run.history for part in ('train', 'val')])
     return found
