@@ -58,7 +58,7 @@ def install(venv, script):
     return make(venv, f'{venv}/dev.ok')
 
 def test_a_pip_too_old_is_replaced_first(tmp_path):
-    "pip 21.2, which some Pythons bring, cannot install a checkout for development; 23 takes twice as long as 25"
+    "pip 21.2, which some Pythons bring, cannot install a checkout; 23 takes twice as long as 25"
     install(tmp_path, f'echo "$*" >>{tmp_path}/asked')
     first, then = [line for line in (tmp_path/'asked').read_text(encoding='utf-8').splitlines()
                    if '-m pip install' in line]
