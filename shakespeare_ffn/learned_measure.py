@@ -29,7 +29,7 @@ from .hooks import check_block
 
 # %% ../nbs/07d_learned_measure.ipynb #m003c
 from .model import next_char_probs, plain_state
-from .nearest_strings import NearestApproximation, Vote, mean_key, nearest_in_shards
+from .nearest_strings import Nearest, NearestApproximation, Vote, mean_key, nearest_in_shards
 from .nearest_strings import nearest_approximation, nearest_keys, nearest_within
 from .other_models import Decoder
 from .shards import ShardedIndex
@@ -172,11 +172,12 @@ class _Learned(nn.Module):
         super().__init__()
         self.matrix, self.numbers = nn.Parameter(start), nn.Parameter(float64([3., .1]).float())
 
-    def forward(self, queries, keys, # (n, n_features), (n, k, n_features)
-                follows, width):     # what follows each of the n*k strings; vocab_size
+    def forward(self, queries, keys,         # (n, n_features), (n, k, n_features)
+                follows, width, drawn_by=1): # what follows each of the n*k strings; vocab_size; a weight of each
         "What the vote says, (n, vocab_size)."
         query, others = (F.normalize(x @ self.matrix, dim=-1) for x in (queries, keys))
         exponents = self.numbers[0].exp()*torch.einsum('ns,nks->nk', query, others)
+        exponents = exponents - torch.as_tensor(drawn_by).log()
         weights = (exponents - exponents.amax(1, keepdim=True)).exp().flatten()
         string, token, count = follows
         at = string//keys.shape[1]*width + token
@@ -268,6 +269,7 @@ class _Course(NamedTuple):
     rounds: int
     n: int      # strings a round
     k: int      # nearest strings that vote
+    heard: int  # of them that are drawn to vote in a step, or None: all
     batch: int  # strings a step
     rate: float # of the matrix, as a part of the mean size of its numbers
 
@@ -282,14 +284,32 @@ def set_rate(self: _Course, optimizer, number: int, step: int):
     left = 1 - (number + step*self.batch/self.n)/self.rounds
     for group in optimizer.param_groups: group['lr'] = group['most']*min(1, (step+1)/20)*left**.5
 
+# %% ../nbs/07d_learned_measure.ipynb #m040w
+class _Voters(NamedTuple):
+    "Strings that vote in a step, some of them more than once."
+    rows: torch.Tensor     # (n, k)
+    drawn_by: torch.Tensor # (n, k) float32, in proportion to how often each is drawn
+
+    def at(self, some): return _Voters(*(x[some] for x in self))
+
+@patch
+def voters(self: _Course, found: Nearest, beta: float, number: int) -> _Voters: # of a round
+    "Of each string's nearest all, or some: evenly along them as their weights add up, from a random place."
+    if self.heard is None: return _Voters(found.rows, torch.ones_like(found.cosines))
+    shares = (beta*found.cosines.double()).softmax(1)
+    begin = torch.rand(len(shares), 1, generator=torch.Generator().manual_seed(number), dtype=torch.double)
+    at = torch.searchsorted(shares.cumsum(1), (begin + torch.arange(self.heard))/self.heard)
+    at = at.clamp(max=shares.shape[1]-1) # the sum of all may be a little less than 1
+    return _Voters(found.rows.gather(1, at), shares.gather(1, at).float())
+
 # %% ../nbs/07d_learned_measure.ipynb #m041
 @patch
-def step(self: _Lesson, learned: _Learned, optimizer, some: _Round, rows): # rows: (n, k) that vote
+def step(self: _Lesson, learned: _Learned, optimizer, some: _Round, voters: _Voters):
     "One step; returns the mean distance before it."
-    device = learned.matrix.device
+    device, rows = learned.matrix.device, voters.rows
     follows = [x.to(device) for x in self.values.expand(rows.flatten())]
     keys = self.features(rows.flatten()).view(*rows.shape, -1).to(device)
-    says = learned(some.features.to(device), keys, follows, self.values.width)
+    says = learned(some.features.to(device), keys, follows, self.values.width, voters.drawn_by.to(device))
     distance = hellinger(says, some.probs.to(device)).mean()
     optimizer.zero_grad()
     distance.backward()
@@ -303,11 +323,12 @@ def learn(self: _Lesson, learned: _Learned, course: _Course, number: int, tell):
     strings, matrix = _round(self, number, course.n), learned.matrix.detach()
     def measured(x): return x.to(matrix.device) @ matrix
     keys = torch.cat([measured(self.features(rows)) for rows in torch.arange(len(self.index)).split(2**14)])
-    rows = nearest_keys(measured(strings.features), keys, course.k, strings.own).rows
+    found = nearest_keys(measured(strings.features), keys, course.k, strings.own)
+    voters = course.voters(found, learned.numbers[0].exp().item(), number)
     optimizer = course.optimizer(learned)
     for i, some in enumerate(torch.arange(course.n).split(course.batch)):
         course.set_rate(optimizer, number, i)
-        tell(len(some), self.step(learned, optimizer, strings.at(some), rows[some]))
+        tell(len(some), self.step(learned, optimizer, strings.at(some), voters.at(some)))
 
 # %% ../nbs/07d_learned_measure.ipynb #m044
 @patch
@@ -336,17 +357,18 @@ _SOURCE = 'learned from what the model says'
 def fit_measure(index: KeyIndex, model: Decoder, # that is to be told
                 blocks=None,      # whose vectors are measured; default: the last
                 size=None,        # numbers that a measured vector has; default: 256, or as many as there are
-                rounds=None, n=None, k=None, batch=64, rate=.03, # as in `_Course`
+                rounds=None, n=None, k=None, heard=None, batch=64, rate=.03, # as in `_Course`
                 checkpoint: Path = None, # where to keep what is learned, round by round, and to go on from
                 progress=True) -> MeasuredApproximation:
     """Learn by which measure the nearest strings of an index say best what a model says.
 
-    A `ValueError` for a block that is not there and a size that vectors do not have."""
+    A `ValueError` for a block that is not there, a size that vectors do not have, nobody to hear."""
+    if heard is not None and heard < 1: raise ValueError(f'{heard} strings are heard; at least 1 must be')
     lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else list(blocks))
     size = min(by_scale(256, 32), lesson.mean.numel()) if size is None else size
     k = min(by_scale(1000, 50) if k is None else k, len(index)-1)
     n = min(n or by_scale(25_600, 128), 2**28//model.vocab_size + 1) # a gigabyte
-    course = _Course(rounds or by_scale(6, 2), n, k, batch, rate)
+    course = _Course(rounds or by_scale(6, 2), n, k, heard, batch, rate)
     learned = _Learned(lesson.start(size)).to(accelerator())
     lesson.learn_all(learned, course, checkpoint, progress)
     beta, power = learned.numbers.detach().exp().tolist()
