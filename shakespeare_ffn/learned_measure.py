@@ -172,8 +172,9 @@ class _Learned(nn.Module):
         super().__init__()
         self.matrix, self.numbers = nn.Parameter(start), nn.Parameter(float64([3., .1]).float())
 
-    def forward(self, queries, keys,         # (n, n_features), (n, k, n_features)
-                follows, width, drawn_by=1): # what follows each of the n*k strings; vocab_size; a weight of each
+    def forward(self, queries, keys, # (n, n_features), (n, k, n_features)
+                follows, width,      # what follows each of the n*k strings; vocab_size
+                drawn_by=1):         # (n, k) a weight by which each was drawn
         "What the vote says, (n, vocab_size)."
         query, others = (F.normalize(x @ self.matrix, dim=-1) for x in (queries, keys))
         exponents = self.numbers[0].exp()*torch.einsum('ns,nks->nk', query, others)
