@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import UserError
+from .model import plain_state
 
 # %% ../nbs/14_approximation_details.ipynb #c017
 def predicted_tokens(counts: torch.Tensor, # (…, vocab_size) counts or probabilities
@@ -45,6 +46,7 @@ def criterion(predicted: torch.Tensor, # (…, vocab_size) bool
     return (close | ~predicted).all(-1) & predicted.any(-1)
 
 # %% ../nbs/14_approximation_details.ipynb #c025
+@plain_state()
 def chance_exact(m,       # how many tokens are predicted: a number, or a tensor of them
                  near=32, # how many subspaces count as near
                  of=65,   # of how many
@@ -58,6 +60,7 @@ def chance_exact(m,       # how many tokens are predicted: a number, or a tensor
     return F.pad(steps.cumprod(0), (1, 0))[m]
 
 # %% ../nbs/14_approximation_details.ipynb #c029
+@plain_state()
 def chance_simulated(predicted: torch.Tensor,    # (n, vocab_size) bool
                      similarities: torch.Tensor, # (n, vocab_size) from which the density is estimated
                      rounds=50,                  # how often to draw for every prompt
@@ -71,11 +74,13 @@ def chance_simulated(predicted: torch.Tensor,    # (n, vocab_size) bool
     shares = []
     for _ in range(rounds):
         picked = real[torch.randint(len(real), predicted.shape, generator=generator, device=device)]
-        drawn = picked + width*torch.randn(predicted.shape, generator=generator, device=device)
+        drawn = picked + width*torch.randn(predicted.shape, generator=generator, dtype=real.dtype,
+                                             device=device)
         shares.append(criterion(predicted, nearest(drawn, near)).double().mean())
     return torch.stack(shares)
 
 # %% ../nbs/14_approximation_details.ipynb #c041
+@plain_state()
 def other_prompt_null(predicted: torch.Tensor, # (n, vocab_size) bool
                       close: torch.Tensor,     # (n, vocab_size) bool
                      ) -> torch.Tensor: # (n,) float64; their mean is the share of satisfied pairs
@@ -85,7 +90,7 @@ def other_prompt_null(predicted: torch.Tensor, # (n, vocab_size) bool
     # many prompts predict the same set of tokens: each set is looked at once
     sets, which, many = predicted.unique(dim=0, return_inverse=True, return_counts=True)
     not_empty = sets.any(1)
-    by_set, by_ranking = torch.zeros(len(sets), device=sets.device), torch.zeros(n, device=sets.device)
+    by_set, by_ranking = far.new_zeros(len(sets)), far.new_zeros(n)
     for tile in torch.arange(len(sets), device=sets.device).split(1024):
         # no predicted token is far
         satisfied = ((sets[tile].float() @ far == 0) & not_empty[tile, None]).float()
@@ -106,6 +111,7 @@ class Judged(NamedTuple):
         "How far the criterion is above its null."
         return self.satisfied - self.other_prompt_null
 
+@plain_state()
 def judge(predicted: torch.Tensor,    # (n_blocks, n, vocab_size) bool
           similarities: torch.Tensor, # (n_blocks, n, vocab_size)
           near=32,                    # how many subspaces count as near

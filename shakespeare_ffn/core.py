@@ -345,7 +345,7 @@ def true_float32():
 # %% ../nbs/00_core.ipynb #n_ar15
 def float64(x) -> torch.Tensor: # of the same shape
     "Numbers that a caller gives, as float64: those of Python to the last digit, a tensor's as they are."
-    return x.double() if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x, np.float64))
+    return x.double() if isinstance(x, torch.Tensor) else torch.from_numpy(np.asarray(x, np.float64))
 
 # %% ../nbs/00_core.ipynb #c013
 @_setting

@@ -23,6 +23,7 @@ from tqdm.std import tqdm
 
 from .core import INT8_MOST, UserError, accelerator, fast_integers, float64, multiply
 from .core import true_float32
+from .model import plain_state
 
 # %% ../nbs/05_cosine_sims.ipynb #c007
 def _sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
@@ -35,7 +36,7 @@ def _sum_in_order(x: torch.Tensor) -> torch.Tensor: # (…, n) → (…)
 # %% ../nbs/05_cosine_sims.ipynb #s004
 def _root(x: torch.Tensor) -> torch.Tensor: # (…) float64, both
     "Square root, correctly rounded on every machine."
-    return x.sqrt() if x.is_cuda else torch.as_tensor(np.sqrt(x.numpy()))
+    return x.sqrt() if x.is_cuda else torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
 
 # %% ../nbs/05_cosine_sims.ipynb #s007
 def cosine(a: torch.Tensor, # (…, n_embed)
@@ -44,7 +45,7 @@ def cosine(a: torch.Tensor, # (…, n_embed)
     "Cosine similarity of pairs of rows in float64, the same for a pair whatever stands beside it."
     a, b = a.double(), b.double()
     squares = _sum_in_order(a*a) * _sum_in_order(b*b)
-    return torch.where(squares > 0, _sum_in_order(a*b) / _root(squares), 0.)
+    return (_sum_in_order(a*b) / _root(squares)).masked_fill(~(squares > 0), 0.)
 
 # %% ../nbs/05_cosine_sims.ipynb #nt01
 class Counted(NamedTuple):
@@ -53,6 +54,7 @@ class Counted(NamedTuple):
     n_matches: torch.Tensor # (n_layer, [n_thresholds,] n_queries) how many they are
 
 # %% ../nbs/05_cosine_sims.ipynb #c010
+@plain_state()
 def threshold_attention_loop(queries, keys, values, thresholds, exclude=None) -> Counted:
     "What `threshold_attention` means, one pair at a time."
     thresholds = float64(thresholds).reshape(len(keys), -1)
@@ -171,8 +173,8 @@ class _Entries(NamedTuple):
 def expand(self: SparseCounts, rows: torch.Tensor) -> _Entries: # (k,) numbers of rows
     "All entries of some rows."
     n = self.begin[rows+1] - self.begin[rows]
-    at = torch.arange(len(rows)).repeat_interleave(n)
-    entry = torch.arange(len(at)) + (self.begin[rows] - n.cumsum(0) + n)[at]
+    at = torch.arange(len(rows), device=n.device).repeat_interleave(n)
+    entry = torch.arange(len(at), device=n.device) + (self.begin[rows] - n.cumsum(0) + n)[at]
     return _Entries(at, self.column[entry], self.count[entry])
 
 # %% ../nbs/05_cosine_sims.ipynb #s047
@@ -180,14 +182,14 @@ def expand(self: SparseCounts, rows: torch.Tensor) -> _Entries: # (k,) numbers o
 def row(self: SparseCounts, r: int) -> torch.Tensor: # (width,)
     "One row, dense."
     entries = slice(self.begin[r].item(), self.begin[r+1].item())
-    dense = torch.zeros(self.width, dtype=self.count.dtype)
-    return dense.index_copy_(0, self.column[entries], self.count[entries])
+    return self.count.new_zeros(self.width).index_copy_(0, self.column[entries], self.count[entries])
 
 # %% ../nbs/05_cosine_sims.ipynb #s049
 @patch
 def __getitem__(self: SparseCounts, rows):
-    if isinstance(rows, slice): rows = torch.arange(len(self))[rows]
-    rows = torch.as_tensor(rows)
+    device = self.begin.device
+    if isinstance(rows, slice): rows = torch.arange(len(self), device=device)[rows]
+    rows = torch.as_tensor(rows, device=device)
     if ((rows >= len(self)) | (rows < 0)).any(): raise IndexError(f'rows are 0 to {len(self)-1}')
     if rows.dim() == 0: return self.row(int(rows))
     at, column, count = self.expand(rows)
@@ -203,8 +205,8 @@ def to_dense(self: SparseCounts,
              below=0,            # rows of zeros to add
             ) -> torch.Tensor:   # (n+below, width), for few rows
     "The counts as a matrix."
-    dense = torch.zeros(len(self)+below, self.width, dtype=dtype or self.count.dtype)
-    rows = torch.arange(len(self)).repeat_interleave(self.begin.diff())
+    dense = self.count.new_zeros(len(self)+below, self.width, dtype=dtype)
+    rows = torch.arange(len(self), device=dense.device).repeat_interleave(self.begin.diff())
     dense[rows, self.column] = self.count.to(dense.dtype)
     return dense
 
@@ -220,9 +222,9 @@ def of_columns(self: SparseCounts,
 @patch
 def sum(self: SparseCounts, dim: int) -> torch.Tensor: # int64
     "Sums over rows, `(width,)`, if dim is 0; of each row, `(n,)`, if it is 1."
-    rows = torch.arange(len(self)).repeat_interleave(self.begin.diff())
+    rows = torch.arange(len(self), device=self.begin.device).repeat_interleave(self.begin.diff())
     at, n = (self.column, self.width) if dim == 0 else (rows, len(self))
-    return torch.zeros(n, dtype=torch.long).index_add_(0, at, self.count.long())
+    return at.new_zeros(n).index_add_(0, at, self.count.long())
 
 # %% ../nbs/05_cosine_sims.ipynb #h3C
 @patch
@@ -245,13 +247,14 @@ def add_to(self: SparseCounts,
 def _with_ones(counts: SparseCounts) -> SparseCounts:
     "The counts, and a last column of ones."
     n_rows = len(counts)
-    ones = counts.begin[1:] + torch.arange(n_rows) # where the ones stand among the entries
-    old = torch.ones(len(counts.count) + n_rows, dtype=torch.bool)
+    number = torch.arange(n_rows+1, device=counts.begin.device)
+    ones = counts.begin[1:] + number[:-1] # where the ones stand among the entries
+    old = ones.new_ones(len(counts.count) + n_rows, dtype=torch.bool)
     old[ones] = False
     column = torch.full_like(old, counts.width, dtype=torch.long)
     count = torch.ones_like(old, dtype=counts.count.dtype)
     column[old], count[old] = counts.column, counts.count
-    return SparseCounts(counts.begin + torch.arange(n_rows+1), column, count, counts.width + 1)
+    return SparseCounts(counts.begin + number, column, count, counts.width + 1)
 
 # %% ../nbs/05_cosine_sims.ipynb #c030
 LARGE = 512   # from so many columns on values are only sparse
@@ -1077,8 +1080,8 @@ def _room_for_counts(thresholds, queries, values: Values) -> Counted:
     return Counted(n_matches.new_empty(*n_matches.shape, values.counts.width-1), n_matches)
 
 # %% ../nbs/05_cosine_sims.ipynb #c084
+@plain_state()
 @torch.no_grad()
-@torch.autocast('cpu', enabled=False)
 def threshold_attention(queries: torch.Tensor, # (n_layer, n_queries, n_embed)
                         keys: torch.Tensor,    # (n_layer, n_keys, n_embed)
                         values,                # (n_keys, vocab_size), whole numbers: a tensor or SparseCounts
@@ -1109,8 +1112,8 @@ class Similar(NamedTuple):
     cosines: torch.Tensor # (…, n) float64
 
 # %% ../nbs/05_cosine_sims.ipynb #c108
+@plain_state()
 @torch.no_grad()
-@torch.autocast('cpu', enabled=False)
 def similar(query: torch.Tensor,  # (n_embed,)
             keys: torch.Tensor,   # (n_keys, n_embed), one block
             threshold: float,
@@ -1183,6 +1186,7 @@ def watched(group):
     check()
 
 # %% ../nbs/05_cosine_sims.ipynb #c095
+@plain_state()
 def shared_threshold_attention(queries, keys, values, thresholds, exclude=None, **kwargs) -> Counted:
     "`threshold_attention`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
     group = waiting_group()

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import torch
 
 from .hooks import capture, check_block, run_from
-from .model import Transformer
+from .model import Transformer, plain_state
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c006
+@plain_state()
 @torch.no_grad()
 def block_vectors(model: Transformer,
                   tokens,         # (n, length) token ids, array or tensor
@@ -61,6 +62,7 @@ def path_2d(norm_of: dict,   # part → (n_layer,) lengths of 'input', 'sa', 'ff
     return arrows
 
 # %% ../nbs/10_embedding_adjustments.ipynb #c041
+@plain_state()
 def ablate(model: Transformer,
            acts: dict,    # of `capture(model, tokens)`: name → (n, length, n_embed)
            block: int,

@@ -410,6 +410,7 @@ def _block_grid(n_blocks: int) -> list: # rows of names for `subplot_mosaic`
 
 # %% ../nbs/08_explain.ipynb #u022
 @patch
+@plain_state()
 def plot(self: Explanation): # → matplotlib figure
     "Model and approximation side by side, and what each of several blocks' strings say."
     tokenizer, blocks = self.corpus.tokenizer, self.blocks*(len(self.blocks) > 1)

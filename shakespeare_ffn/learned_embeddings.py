@@ -43,6 +43,7 @@ class LearnedEmbeddings(NamedTuple):
     seconds: torch.Tensor       # () that it took
 
 # %% ../nbs/11_learned_embeddings.ipynb #n001
+@plain_state()
 def initial_embeddings(n_tokens: int,
                        n: int,            # embeddings a token
                        n_embed: int,
@@ -50,7 +51,8 @@ def initial_embeddings(n_tokens: int,
                        spread=1.,         # standard deviation of each number; the article's is 1
                       ) -> torch.Tensor:  # (n_tokens, n, n_embed)
     "Where embeddings begin: normally distributed around zero, the same on every device."
-    return spread*torch.randn(n_tokens, n, n_embed, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    return spread*torch.randn(n_tokens, n, n_embed, generator=generator, dtype=torch.float32)
 
 # %% ../nbs/11_learned_embeddings.ipynb #s003
 def _nothing_found(start: torch.Tensor) -> LearnedEmbeddings: # start: (n_tokens, n, n_embed)
@@ -336,6 +338,7 @@ class LeastLosses(NamedTuple):
     bound: torch.Tensor   # (vocab_size,) float64, which no embedding is below
 
 # %% ../nbs/11_learned_embeddings.ipynb #c051
+@plain_state()
 def least_losses(model: Transformer, rounds=300) -> LeastLosses:
     "The least loss of each token over all embeddings, whatever the stage."
     # what the last layer norm makes of a vector has length R, then is scaled and shifted

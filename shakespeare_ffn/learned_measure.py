@@ -112,7 +112,9 @@ def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed)
         measured = self(some)
         lengths, lost = norms(measured), (measured == 0).all(1) & (before > 0)
         return lengths, (before/lengths).masked_fill(lost, torch.inf)
-    lengths, times = map(torch.cat, zip(*(of(some) for some in keys.split(2**14, dim=1))))
+    # seconds, the first time: who waits longer than one is shown how far it is
+    parts = tqdm(keys.split(2**14, dim=1), 'measuring the keys', unit='parts', delay=1, leave=False)
+    lengths, times = map(torch.cat, zip(*map(of, parts)))
     bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
     return lengths, bound*self.matrix.double().norm().item()*times
 
@@ -383,6 +385,7 @@ def _measure_file(model: Decoder) -> Path:
     file = approximation_file(model)
     return file.with_name(f'{file.stem}-measure.kept')
 
+@plain_state()
 def keep_measure(a: MeasuredApproximation, path: Path):
     "Write a measure, to half precision, and the rule of its vote."
     (v,), m = a.rule.votes, a.measure

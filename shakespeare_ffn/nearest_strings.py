@@ -173,8 +173,8 @@ def _left_out(exclude, n: int) -> torch.Tensor: # (n,) int64, -1 where no key is
     return torch.full((n,), -1) if exclude is None else torch.as_tensor(exclude)
 
 # %% ../nbs/07c_nearest_strings.ipynb #c019
+@plain_state()
 @torch.no_grad()
-@torch.autocast('cpu', enabled=False)
 def nearest_keys(queries: torch.Tensor, # (n_queries, n_embed), one block
                  keys: torch.Tensor,    # (n_keys, n_embed)
                  k: int,                # how many; all, if there are fewer keys
@@ -221,6 +221,7 @@ def _share_nearest(queries, keys, k: int, exclude, progress,
     return Similar(F.pad(rows, missing), F.pad(cosines, missing, value=-torch.inf))
 
 # %% ../nbs/07c_nearest_strings.ipynb #s028
+@plain_state()
 def shared_nearest_keys(queries, keys, k: int, exclude=None) -> Nearest: # as in nearest_keys
     "`nearest_keys`, the keys divided among the processes of a `torchrun`; each gets the whole answer."
     group = waiting_group()
@@ -531,6 +532,7 @@ class Tuned(NamedTuple):
     distance: float
     vote: Vote
 
+@plain_state()
 def tuned_vote(v: Vote, found: Nearest, values: SparseCounts,
                probs: torch.Tensor, # (n_queries, vocab_size) what the model says
                betas=BETAS) -> Tuned:

@@ -10,6 +10,7 @@ __all__ = ['suffix_counts', 'absolute_discounting', 'continuation_counts', 'thre
 import numpy as np
 import torch
 
+from .core import float64
 from .corpus_keys import plain_keys
 from .cosine_sims import SparseCounts
 from .data import Corpus
@@ -45,7 +46,7 @@ def _discounted(counts: torch.Tensor, # (n, vocab_size)
                ) -> torch.Tensor:     # (n, vocab_size) float64
     "Counts as distributions, of which a part is given to others; `lower` itself where nothing is counted."
     counts = counts.double()
-    of_count = torch.tensor([0., *discounts], dtype=torch.float64)
+    of_count = float64([0., *discounts])
     # never more than there is
     taken = of_count[counts.clamp(max=3).long()].minimum(counts)
     total = counts.sum(-1, keepdim=True)
@@ -127,7 +128,7 @@ def witten_bell(counts: torch.Tensor, # (n_orders, n, vocab_size), from order 0 
                 b=1., c=1.,           # exponents of t and of d
                ) -> torch.Tensor:     # (n, vocab_size) float64
     "Each order mixed with the one below it at odds of `exp(a)·t**b : d**c`; Witten and Bell's by default."
-    a = torch.zeros(len(counts)) if a is None else a
+    a = float64([0.]*len(counts)) if a is None else a
     p = normalise(counts[0])
     for order, x in enumerate(counts[1:], 1):
         t, d = x.sum(-1, keepdim=True).double(), (x > 0).sum(-1, keepdim=True).double()

@@ -37,6 +37,7 @@ class Prediction(NamedTuple):
     empty: torch.Tensor # (n_queries,) bool, where nothing passed
 
 # %% ../nbs/07_similar_space.ipynb #c006
+@plain_state()
 def mix(counts: torch.Tensor,   # (n_layer, n_queries, vocab_size)
         weights: torch.Tensor,  # (n_layer,) float64
         unigram: torch.Tensor,  # (vocab_size,) what to say when nothing passes
@@ -73,7 +74,7 @@ class Approximation:
 
     def __post_init__(self):
         check_thresholds(self.thresholds, len(self.thresholds))
-        w = torch.tensor(self.weights, dtype=torch.float64)
+        w = float64(self.weights)
         wrong = f'weights must be numbers from 0 up, not all 0; got {", ".join(map(str, self.weights))}'
         if not ((w >= 0).all() and 0 < w.sum() < torch.inf): raise UserError(wrong)
 
@@ -157,6 +158,7 @@ def _count_missing(corpus: Corpus, index: KeyIndex, n_prompts: int, missing: dic
     return found
 
 # %% ../nbs/07_similar_space.ipynb #c016
+@plain_state()
 def prompt_counts(corpus: Corpus,
                   model: Transformer,
                   thresholds,             # (n_layer,) or (n_layer, n_thresholds)
@@ -241,6 +243,7 @@ def parts(self: Approximation,
     return Parts(normalise(counts), normalise(loud.T).T)
 
 # %% ../nbs/07_similar_space.ipynb #c019
+@plain_state()
 def block_distances(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
                     probs: torch.Tensor,   # (n_queries, vocab_size) what the model says
                     unigram: torch.Tensor, # (vocab_size,)
@@ -251,9 +254,11 @@ def block_distances(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, 
     return torch.stack([alone(block) for block in counts])
 
 # %% ../nbs/07_similar_space.ipynb #s022
+@plain_state()
 def curve_grid(n_layer=6) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds from lax to strict, the same for each block."
-    return torch.linspace(.6, .98, by_scale(39, 9)).double().round(decimals=4).repeat(n_layer, 1)
+    grid = torch.linspace(.6, .98, by_scale(39, 9), dtype=torch.float32)
+    return grid.double().round(decimals=4).repeat(n_layer, 1)
 
 # %% ../nbs/07_similar_space.ipynb #s031
 def _descend(counts, probs, unigram, start, steps) -> torch.Tensor: # as in `fit_weights`
@@ -299,7 +304,7 @@ def from_grid(grid: torch.Tensor,    # (n_layer, n_thresholds)
               length=10,             # of the strings
              ) -> Approximation:
     "An approximation of chosen thresholds."
-    thresholds = grid[torch.arange(len(grid)), chosen]
+    thresholds = grid.gather(1, chosen[:, None])[:, 0]
     return Approximation(tuple(thresholds.tolist()), tuple(weights.tolist()), source, length)
 
 # %% ../nbs/07_similar_space.ipynb #s038
@@ -319,11 +324,11 @@ class Fit(NamedTuple):
     history: list         # mean Hellinger distance at first and after each move
 
 # %% ../nbs/07_similar_space.ipynb #c035
+@plain_state()
 def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
         probs: torch.Tensor,   # (n_queries, vocab_size) what the model says
         unigram: torch.Tensor, # (vocab_size,)
-        rounds=8,              # at most so many
-       ) -> Fit:
+        rounds=8) -> Fit:      # at most so many
     "Thresholds by coordinate descent and weights by gradient descent, to the least mean Hellinger distance."
     layers, size = torch.arange(len(counts)), counts.sum((2, 3)).double()
     chosen = block_distances(counts, probs, unigram).argmin(1)
@@ -347,7 +352,7 @@ def fit(counts: torch.Tensor,  # (n_layer, n_thresholds, n_queries, vocab_size)
 # %% ../nbs/07_similar_space.ipynb #s045
 def grid_around(approximation: Approximation) -> torch.Tensor: # (n_layer, n_thresholds) float64
     "Thresholds around those of an approximation, a hundredth apart, none above 0.99."
-    steps = .01*torch.arange(*by_scale((-8, 9), (-2, 3)))
+    steps = .01*float64(range(*by_scale((-8, 9), (-2, 3))))
     return (float64(approximation.thresholds)[:, None] + steps).clamp(max=.99).round(decimals=4)
 
 # %% ../nbs/07_similar_space.ipynb #c044
@@ -461,6 +466,7 @@ def _few(n: int, source: _Source) -> int:
     return min(-(-n//5), time, room)
 
 # %% ../nbs/07_similar_space.ipynb #c046
+@plain_state()
 def calibrate(corpus: Corpus,
               model: Decoder,
               index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
@@ -481,8 +487,7 @@ def calibrate(corpus: Corpus,
     grid, fine = around(grid.gather(1, best), .01*torch.arange(-6, 7), n)
     best = fit(*fine[:3])
     weights = float64([float(f'{w:.3g}') for w in best.weights])
-    about = f'tuned on {len(fine.probs):,} strings'
-    found = from_grid(grid, best.chosen, weights, about, index.strings.length)
+    found = from_grid(grid, best.chosen, weights, f'tuned on {len(fine.probs):,} strings', index.strings.length)
     keep(approximation_file(model), json.dumps(asdict(found)).encode())
     return found
 

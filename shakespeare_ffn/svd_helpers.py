@@ -9,6 +9,7 @@ __all__ = ['subspaces', 'projection_matrix', 'projection_cosine']
 import torch
 
 from .core import UserError
+from .model import plain_state
 
 # %% ../nbs/12_svd_helpers.ipynb #c011
 def _orient(vectors: torch.Tensor,    # (…, n_embed) directions
@@ -16,9 +17,10 @@ def _orient(vectors: torch.Tensor,    # (…, n_embed) directions
            ) -> torch.Tensor:         # (…, n_embed)
     "Directions, turned round where most of their embeddings lie on the other side."
     agree = torch.einsum('...nd,...d->...n', embeddings, vectors).sign().sum(-1)
-    return vectors * torch.where(agree < 0, -1., 1.)[..., None]
+    return torch.where((agree < 0)[..., None], -vectors, vectors)
 
 # %% ../nbs/12_svd_helpers.ipynb #s007
+@plain_state()
 def subspaces(embeddings: torch.Tensor, # (n_tokens, n, n_embed)
               rank=1) -> torch.Tensor:  # (n_tokens, n_embed, rank), orthonormal columns
     "The subspace of each token that lies closest to its embeddings."
@@ -30,12 +32,14 @@ def subspaces(embeddings: torch.Tensor, # (n_tokens, n, n_embed)
     return torch.stack([_orient(Vh[:, i], embeddings) for i in range(rank)], dim=-1)
 
 # %% ../nbs/12_svd_helpers.ipynb #c017
+@plain_state()
 def projection_matrix(basis: torch.Tensor,  # (…, n_embed, rank), orthonormal columns
                      ) -> torch.Tensor:     # (…, n_embed, n_embed)
     "The matrix that takes a vector to the nearest point of the subspace."
     return basis @ basis.transpose(-1, -2)
 
 # %% ../nbs/12_svd_helpers.ipynb #s016
+@plain_state()
 def projection_cosine(x: torch.Tensor,      # (n, n_embed)
                       bases: torch.Tensor,  # (n_tokens, n_embed, rank)
                      ) -> torch.Tensor:     # (n, n_tokens), 0 to 1

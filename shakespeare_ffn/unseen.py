@@ -13,6 +13,7 @@ import torch
 
 from .cosine_sims import SparseCounts
 from .data import Substrings
+from .model import plain_state
 from .text_analysis import bootstrap
 
 # %% ../nbs/16_unseen_prompts.ipynb #c010
@@ -32,6 +33,7 @@ class Outside(NamedTuple):
     stands: torch.Tensor # (n_strings,) bool, which strings are there
 
 # %% ../nbs/16_unseen_prompts.ipynb #c028
+@plain_state()
 def counts_outside(strings: Substrings,
                    vocab_size: int,
                    start: int, # of the stretch that is cut out, a position in the text

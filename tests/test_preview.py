@@ -56,7 +56,7 @@ def test_a_small_share_is_not_0_percent(new_cache, monkeypatch, events, corpus, 
     begin = TrieForward.__init__
     def small(self, *args):
         begin(self, *args)
-        self.chunk = 40 # of 6,093
+        self.chunk = 20 # of some 3,100
     monkeypatch.setattr(TrieForward, '__init__', small)
     monkeypatch.setattr(corpus_keys, '_FIRST_PREVIEW', 0)
     monkeypatch.setattr(corpus_keys, '_next_preview', lambda begun, ended: np.inf)
