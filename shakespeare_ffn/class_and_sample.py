@@ -33,7 +33,8 @@ def draw(probs: torch.Tensor,   # (n, vocab_size)
         ) -> torch.Tensor:      # (n,) tokens
     "One token from each distribution."
     cumulative = probs.double().cumsum(-1)
-    at = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64, device=generator.device)*cumulative[:, -1:]
+    at = torch.rand(len(probs), 1, generator=generator, dtype=torch.float64, device=generator.device)
+    at *= cumulative[:, -1:]
     return torch.searchsorted(cumulative, at, right=True)[:, 0].clamp_max(probs.shape[1]-1)
 
 @plain_state()

@@ -467,8 +467,7 @@ def _few(n: int, source: _Source) -> int:
 
 # %% ../nbs/07_similar_space.ipynb #c046
 @plain_state()
-def calibrate(corpus: Corpus,
-              model: Decoder,
+def calibrate(corpus: Corpus, model: Decoder,
               index: KeyIndex | ShardedIndex = None, # default: that of length 10, in one file
               n=4000, # strings to tune on; fewer if that takes too long, or too much memory
               progress=True) -> Approximation:
@@ -480,14 +479,14 @@ def calibrate(corpus: Corpus,
     def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it
         grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
         return grid, source.problem(some, grid, progress)
-    middle = float64([[.775]]*model.n_layer)
-    grid, coarse = around(middle, .05*torch.arange(-3.5, 4), _few(n, source))
+    grid, coarse = around(float64([[.775]]*model.n_layer), .05*torch.arange(-3.5, 4), _few(n, source))
     best = block_distances(*coarse[:3]).argmin(1, keepdim=True)
     n = _how_many(n, coarse, best, quiet=not progress)
     grid, fine = around(grid.gather(1, best), .01*torch.arange(-6, 7), n)
     best = fit(*fine[:3])
     weights = float64([float(f'{w:.3g}') for w in best.weights])
-    found = from_grid(grid, best.chosen, weights, f'tuned on {len(fine.probs):,} strings', index.strings.length)
+    about = f'tuned on {len(fine.probs):,} strings', index.strings.length
+    found = from_grid(grid, best.chosen, weights, *about)
     keep(approximation_file(model), json.dumps(asdict(found)).encode())
     return found
 
