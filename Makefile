@@ -119,7 +119,7 @@ echo "Making $(VENV) with $$($$python --version) …"; \
 	echo "$$python cannot make a virtual environment. Install its venv module (on Debian or Ubuntu: apt install python3-venv)." >&2; exit 1; }
 endef
 
-# Python brings a pip that may be too old for what comes next, or takes twice as long; one that is new enough is left alone.
+# Python brings a pip that may be too old for what comes next, or take twice as long; one that is new enough is left alone.
 # Of what pip says, the larger downloads and errors are shown; .venv/pip.log has all. $@ is written only when pip succeeds.
 # Linux gets PyTorch with CUDA from PyPI: that is said once, before the downloads (sed's hold space is empty until then).
 define CUDA_COMES
@@ -132,5 +132,5 @@ rm -f $@; { $(BIN)/python -m pip install -q --disable-pip-version-check '$(PIP)'
 	-c constraints.txt -e '$(1)' && echo "$(CURDIR)" >$@; } 2>&1 | tee $(VENV)/pip.log | \
 	sed -n -e 's/^ *Downloading \([^ ]*\) (\(.*[MG]B\).*/  \1 \2/p' -e 's/^Installing collected.*/  unpacking …/p' \
 	-e '/^Collecting nvidia-/{' -e x -e 's|^$$|  $(CUDA_COMES)|p' -e x -e '}' -e '/^ *[Ee][Rr][Rr][Oo][Rr]:/,$$p'; \
-test -e $@ || { echo 'The installation failed: $(VENV)/pip.log has the whole story.' >&2; exit 1; }
+test -e $@ || { echo 'The installation failed: $(VENV)/pip.log has all that it said.' >&2; exit 1; }
 endef

@@ -74,8 +74,8 @@ def chance_simulated(predicted: torch.Tensor,    # (n, vocab_size) bool
     shares = []
     for _ in range(rounds):
         picked = real[torch.randint(len(real), predicted.shape, generator=generator, device=device)]
-        drawn = picked + width*torch.randn(predicted.shape, generator=generator, dtype=real.dtype,
-                                             device=device)
+        drawn = picked + width*torch.randn(predicted.shape, generator=generator, dtype=torch.float32,
+                                           device=device)
         shares.append(criterion(predicted, nearest(drawn, near)).double().mean())
     return torch.stack(shares)
 

@@ -34,11 +34,11 @@ def _of_blocks(model: Decoder, tokens, part, **options) -> list: # of (batch, ti
     found = capture(model, tokens, *names, **options)
     return [found[name] for name in names]
 
+@plain_state()
 @torch.no_grad()
 def plain_keys(model: Decoder,
-               tokens,         # (n, length) token ids
-               part='ffwd',    # which activation of each block
-              ) -> torch.Tensor: # (n_layer, n, n_embed)
+               tokens,       # (n, length) token ids
+               part='ffwd'): # which activation of each block; → (n_layer, n, n_embed)
     "Feed-forward outputs, or other activations, of every block at the last position, string by string."
     tokens = torch.as_tensor(tokens).long().to(model.device)
     return torch.stack([x[:, -1] for x in _of_blocks(model, tokens, part)])

@@ -324,7 +324,7 @@ def _add_batch(counts, batch: Batch, queries, keys, values: Values, threshold: f
 def count_one(found, queries, keys, values: Values, # found: batches, and groups that pass as a whole
               threshold: float) -> torch.Tensor:    # (1, n_queries, vocab_size+1) int64
     "Counts at one threshold: a matrix product for what is sure, float64 for what is not."
-    counts = torch.zeros(len(queries), values.counts.width, dtype=torch.float64)
+    counts = queries.new_zeros(len(queries), values.counts.width, dtype=torch.float64)
     def several_tiles(batch): return batch.k[0].item()//(TILE*values.n_tiles)
     for _, some in itertools.groupby(found, several_tiles):
         sums = counts if values.dtype == counts.dtype else torch.zeros_like(counts, dtype=values.dtype)
@@ -1064,6 +1064,7 @@ def _take_out(counts, queries, keys, values: Values, thresholds, exclude): # cou
         c[passed] -= values.counts[exclude[passed]].to_dense()
 
 # %% ../nbs/05_cosine_sims.ipynb #s119
+@plain_state()
 def block_counts(queries, keys, values: Values,
                  thresholds: torch.Tensor, # (n_thresholds,) float64
                  exclude=None, device='cpu', progress=lambda n: None, **kwargs) -> Counted:

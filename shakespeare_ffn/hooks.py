@@ -100,6 +100,7 @@ def capture(model: Transformer,
     return found
 
 # %% ../nbs/03_hooks.ipynb #c020
+@plain_state()
 def run_from(model: Transformer,
              x: torch.Tensor, # (batch, time, n_embed), the residual stream before `block`
              block: int,      # 0 to n_layer; n_layer means the head alone

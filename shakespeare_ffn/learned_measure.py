@@ -112,9 +112,7 @@ def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed)
         measured = self(some)
         lengths, lost = norms(measured), (measured == 0).all(1) & (before > 0)
         return lengths, (before/lengths).masked_fill(lost, torch.inf)
-    # seconds, the first time: who waits longer than one is shown how far it is
-    parts = tqdm(keys.split(2**14, dim=1), 'measuring the keys', unit='parts', delay=1, leave=False)
-    lengths, times = map(torch.cat, zip(*map(of, parts)))
+    lengths, times = map(torch.cat, zip(*(of(some) for some in keys.split(2**14, dim=1))))
     bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
     return lengths, bound*self.matrix.double().norm().item()*times
 
@@ -272,7 +270,7 @@ class _Course(NamedTuple):
     rounds: int
     n: int      # strings a round
     k: int      # nearest strings that vote
-    heard: int  # of them that are drawn to vote in a step, or None: all
+    heard: int  # how many of these a step hears, drawn by weight; None: all
     batch: int  # strings a step
     rate: float # of the matrix, as a part of the mean size of its numbers
 
@@ -289,16 +287,18 @@ def set_rate(self: _Course, optimizer, number: int, step: int):
 
 # %% ../nbs/07d_learned_measure.ipynb #m040w
 class _Voters(NamedTuple):
-    "Strings that vote in a step, some of them more than once."
-    rows: torch.Tensor     # (n, k)
-    drawn_by: torch.Tensor # (n, k) float32, in proportion to how often each is drawn
+    "Strings that vote in a round, some of them more than once."
+    rows: torch.Tensor     # (n, heard)
+    drawn_by: torch.Tensor # (n, heard) float32, in proportion to how often each is drawn
 
     def at(self, some): return _Voters(*(x[some] for x in self))
 
+# %% ../nbs/07d_learned_measure.ipynb #m040u
 @patch
-def voters(self: _Course, found: Nearest, beta: float, number: int) -> _Voters: # of a round
-    "Of each string's nearest all, or some: evenly along them as their weights add up, from a random place."
-    if self.heard is None: return _Voters(found.rows, torch.ones_like(found.cosines))
+def voters(self: _Course, found: Nearest, beta: float,
+           number: int) -> _Voters: # of the round
+    "Each string's nearest: all, or some in proportion to their weights, at even steps from a random place."
+    if self.heard is None: return _Voters(found.rows, found.cosines.new_ones(1, 1).expand(found.rows.shape))
     shares = (beta*found.cosines.double()).softmax(1)
     begin = torch.rand(len(shares), 1, generator=torch.Generator().manual_seed(number), dtype=torch.double)
     at = torch.searchsorted(shares.cumsum(1), (begin + torch.arange(self.heard))/self.heard)
@@ -328,6 +328,7 @@ def learn(self: _Lesson, learned: _Learned, course: _Course, number: int, tell):
     keys = torch.cat([measured(self.features(rows)) for rows in torch.arange(len(self.index)).split(2**14)])
     found = nearest_keys(measured(strings.features), keys, course.k, strings.own)
     voters = course.voters(found, learned.numbers[0].exp().item(), number)
+    del keys, found # gigabytes
     optimizer = course.optimizer(learned)
     for i, some in enumerate(torch.arange(course.n).split(course.batch)):
         course.set_rate(optimizer, number, i)
@@ -365,7 +366,7 @@ def fit_measure(index: KeyIndex, model: Decoder, # that is to be told
                 progress=True) -> MeasuredApproximation:
     """Learn by which measure the nearest strings of an index say best what a model says.
 
-    A `ValueError` for a block that is not there, a size that vectors do not have, nobody to hear."""
+    A `ValueError` for a block that is not there, a size that vectors do not have, fewer than one to hear."""
     if heard is not None and heard < 1: raise ValueError(f'{heard} strings are heard; at least 1 must be')
     lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else list(blocks))
     size = min(by_scale(256, 32), lesson.mean.numel()) if size is None else size

@@ -78,6 +78,7 @@ def _multiplied(queries, keys, thresholds, n=2**30) -> Pairs: # n: products at a
 
 
 # %% ../nbs/07c_nearest_strings.ipynb #g012
+@plain_state()
 def pairs_above(queries, keys,
                 thresholds: torch.Tensor, # (n_queries,) float32
                 exclude=None,             # (n_queries,) a key that each query must not have, or -1

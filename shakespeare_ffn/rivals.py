@@ -46,7 +46,7 @@ def _discounted(counts: torch.Tensor, # (n, vocab_size)
                ) -> torch.Tensor:     # (n, vocab_size) float64
     "Counts as distributions, of which a part is given to others; `lower` itself where nothing is counted."
     counts = counts.double()
-    of_count = float64([0., *discounts])
+    of_count = float64([0., *discounts]).to(counts.device)
     # never more than there is
     taken = of_count[counts.clamp(max=3).long()].minimum(counts)
     total = counts.sum(-1, keepdim=True)

@@ -479,10 +479,10 @@ def calibrate(corpus: Corpus, model: Decoder,
     def around(thresholds, offsets, some): # (n_layer, 1) → grid, what is counted by it
         grid = (thresholds + offsets).clamp(-1, .99).round(decimals=4)
         return grid, source.problem(some, grid, progress)
-    grid, coarse = around(float64([[.775]]*model.n_layer), .05*torch.arange(-3.5, 4), _few(n, source))
+    grid, coarse = around(float64([[.775]]*model.n_layer), .05*float64(np.arange(-3.5, 4)), _few(n, source))
     best = block_distances(*coarse[:3]).argmin(1, keepdim=True)
     n = _how_many(n, coarse, best, quiet=not progress)
-    grid, fine = around(grid.gather(1, best), .01*torch.arange(-6, 7), n)
+    grid, fine = around(grid.gather(1, best), .01*float64(range(-6, 7)), n)
     best = fit(*fine[:3])
     weights = float64([float(f'{w:.3g}') for w in best.weights])
     about = f'tuned on {len(fine.probs):,} strings', index.strings.length
