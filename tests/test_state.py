@@ -16,10 +16,10 @@ from shakespeare_ffn.corpus_keys import corpus_index, plain_keys
 from shakespeare_ffn.core import UserError
 from shakespeare_ffn.cosine_sims import pair_cosines, similar, threshold_attention, threshold_attention_loop
 from shakespeare_ffn.data import prompt_ids
+from shakespeare_ffn.embedding_adjustments import block_vectors
 from shakespeare_ffn.explain import explain
 from shakespeare_ffn.explore import PageData
 from shakespeare_ffn.hooks import capture, hooked, run_from
-from shakespeare_ffn.embedding_adjustments import block_vectors
 from shakespeare_ffn.learned_embeddings import LearningRun, _token_losses, initial_embeddings
 from shakespeare_ffn.learned_embeddings import least_losses
 from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
