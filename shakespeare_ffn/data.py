@@ -187,7 +187,8 @@ def positions(self: Substrings, i: int) -> np.ndarray:
 @patch
 def tokens(self: Substrings, ids) -> np.ndarray: # (len(ids), length)
     "Token ids of the strings with these numbers."
-    return self.all_tokens[self.first[ids][:, None] + np.arange(self.length)]
+    first = np.atleast_1d(self.first[ids]) # to NumPy, a tensor of one element is a number
+    return self.all_tokens[first[:, None] + np.arange(self.length)]
 
 # %% ../nbs/00_data.ipynb #tk5
 def _less(a: np.ndarray, b: np.ndarray) -> np.ndarray: # (n, length) both → (n,) bool

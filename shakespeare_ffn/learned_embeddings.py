@@ -243,14 +243,15 @@ class _StageDefaults(NamedTuple):
     speed: int     # 1 is the article's
     n: int         # embeddings a token
     max_steps: int # the article's steps
+    target: float  # loss to get below
 
 # %% ../nbs/11_learned_embeddings.ipynb #s063
 def _stage_defaults(model: Transformer, block: int) -> _StageDefaults:
     "The defaults of a stage, at the scale that is asked for."
     after_all = block == len(model.blocks)
-    if scale() == 'smoke': return _StageDefaults(50 if after_all else 100, 3, 20_000)
+    if scale() == 'smoke': return _StageDefaults(50 if after_all else 100, 3, 20_000, .01)
     few = block < 4 and accelerator() == 'cpu'
-    return _StageDefaults(1 if after_all else 30, 20 if few else 100, 50_000)
+    return _StageDefaults(1 if after_all else 30, 20 if few else 100, 50_000, 1e-4)
 
 # %% ../nbs/11_learned_embeddings.ipynb #n005
 def _stage_file(model: Transformer,
@@ -292,14 +293,14 @@ def stage_embeddings(model: Transformer,
                      spread=1.,       # standard deviation of the initial embeddings
                      progress=True) -> LearnedEmbeddings:
     "Learned embeddings of a stage, from the user's cache or learned now; can be stopped and taken up."
-    default_speed, default_n, max_steps = _stage_defaults(model, block)
+    default_speed, default_n, max_steps, target = _stage_defaults(model, block)
     speed = speed or default_speed
     n = n or max(_sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread), default=default_n)
     path = _stage_file(model, block, tokens, n, speed, spread)
     def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
         checkpoint = path.with_suffix('.checkpoint')
-        found = learn_embeddings(there, block, tokens, n, speed, max_steps,
+        found = learn_embeddings(there, block, tokens, n, speed, max_steps, target,
                                  spread=spread, checkpoint=checkpoint, progress=progress)
         keep_tensors(path, found._asdict())
         checkpoint.unlink(missing_ok=True)

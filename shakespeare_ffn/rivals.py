@@ -26,7 +26,7 @@ def suffix_counts(corpus: Corpus,
     """How often each character follows each string's endings of 0 to `length` characters.
 
     Where the string itself stands does not count."""
-    n_vocab, ends = len(corpus.tokenizer), corpus.substrings(length).first[ids] + length
+    n_vocab, ends = len(corpus.tokenizer), np.atleast_1d(corpus.substrings(length).first[ids]) + length
     # the empty ending stands everywhere
     everywhere = np.bincount(corpus.tokens, minlength=n_vocab)
     counts = [torch.from_numpy(everywhere).expand(len(ids), -1)]
@@ -86,7 +86,8 @@ def continuation_counts(corpus: Corpus,
     Where the string itself stands does not count."""
     length, n_vocab = len(counts) - 1, len(corpus.tokenizer)
     strings = corpus.substrings(length)
-    ends, own = strings.first[ids] + length, next_counts(strings, n_vocab)[torch.as_tensor(ids)].to_dense()
+    ends = np.atleast_1d(strings.first[ids]) + length
+    own = next_counts(strings, n_vocab)[torch.as_tensor(ids)].to_dense()
     different = []
     for m in range(length):
         rows = corpus.substrings(m).ids[ends-m] if m else np.zeros(len(ids), np.int64)
