@@ -449,17 +449,24 @@ class _Kept(NamedTuple):
 
 # %% ../nbs/05_cosine_sims.ipynb #w15
 @patch
+def surely(self: _Sieve, group: _Group, products, above, scale, # (n, 64), (n,), (n,)
+           q) -> torch.Tensor: # (n,) → positions of those that exceed the threshold with all keys
+    some = find_true(above > group.margin)
+    if not some.numel(): return some
+    products, above, scale, q = (x.index_select(0, some) for x in (products, above, scale, q))
+    lowest = torch.addcmul(above, products.amin(1), scale) - 2*group.rest*self.rest.index_select(0, q)
+    return some.index_select(0, find_true(lowest > group.margin))
+
+# %% ../nbs/05_cosine_sims.ipynb #w15b
+@patch
 def keep_some(self: _Sieve, group: _Group, above, q, # above: (n_queries,), q: (n,)
               whole: bool) -> _Kept: # whole: ask who passes as a whole
     products = multiply(self.numbers.index_select(0, q), group.numbers.T) # (n, 64)
     above, scale = above.index_select(0, q), group.scale*self.scale.index_select(0, q)
-    may = find_true(torch.addcmul(above, products.amax(1), scale) > -group.margin)
-    q = q.index_select(0, may)
-    if not (whole and q.numel()): return _Kept(q, q[:0])
-    products, above, scale = (x.index_select(0, may) for x in (products, above, scale))
-    lowest = torch.addcmul(above, products.amin(1), scale)
-    surely = lowest - 2*group.rest*self.rest.index_select(0, q) > group.margin
-    return _Kept(*(q.index_select(0, find_true(those)) for those in (~surely, surely)))
+    may = torch.addcmul(above, products.amax(1), scale) > -group.margin
+    surely = self.surely(group, products, above, scale, q) if whole else q[:0]
+    kept = find_true(may.index_fill_(0, surely, False))
+    return _Kept(q.index_select(0, kept), q.index_select(0, surely))
 
 # %% ../nbs/05_cosine_sims.ipynb #w27
 _CACHED = 4096 # queries
@@ -522,7 +529,7 @@ def candidates(self: _Cascade,
     "Which queries each group of keys must be compared with."
     balls = _balls_around(keys)
     above, reach = self.above(balls), balls.lengths.amax(1, keepdim=True) + _slack(balls)
-    found = [find_true(near) for near in above + reach > 0]
+    found = [find_true(near) for near in above > -reach]
     for sieve in self.sieves:
         found = sieve.refine(balls, above, found, whole if sieve is self.sieves[-1] else None)
     return found
@@ -607,29 +614,40 @@ class _SieveCost(NamedTuple):
     fixed: float   # seconds for hardly any pair
     seconds: float # more seconds for all pairs
     share: float   # of the pairs, let through
+    left: float    # of these, what does not pass as a whole
 
+# %% ../nbs/05_cosine_sims.ipynb #bxa2
 def _n_pairs(candidates: list) -> int: return sum(q.numel() for q in candidates)
 
-def _cost_of(refine,                 # candidates → candidates
+def _refining(sieve: _Sieve, balls: _Balls, above, whole: bool): # → a function, candidates → _Kept of them
+    def refine(found):
+        surely = []
+        return _Kept(sieve.refine(balls, above, found, surely if whole else None), surely)
+    return refine
+
+def _cost_of(refine,                 # candidates → _Kept of them
              everyone: list,         # candidates: all queries for each group
              every=1.,               # how many queries each of them stands for
             ) -> _SieveCost:
     few = [q[:1] for q in everyone]
     fixed, seconds = (_time_of(lambda: refine(found)) for found in (few, everyone))
-    return _SieveCost(fixed/every, seconds - fixed, _n_pairs(refine(everyone))/_n_pairs(everyone))
+    left, surely = (_n_pairs(found)/_n_pairs(everyone) for found in refine(everyone))
+    return _SieveCost(fixed/every, seconds - fixed, left + surely, left)
 
 # %% ../nbs/05_cosine_sims.ipynb #t009
 def _plan_costs(costs: dict,         # _Sieve → _SieveCost
                 decide: float,       # seconds for all pairs once they are let through
                 seconds, share,      # what the beginning of a plan takes and leaves
                 plan=(),             # this beginning, behind the balls
+               left=None,           # what has to be decided if the plan ends here; default: all it leaves
                ) -> dict:            # sieves of a plan → seconds
     "What each plan takes."
-    plans = {plan: seconds + share*decide} if share < .5 else {}
+    left = share if left is None else left
+    plans = {plan: seconds + left*decide} if left < .5 else {}
     for sieve, cost in costs.items():
         if plan and sieve.depth <= plan[-1].depth: continue
         takes = cost.fixed + share*cost.seconds
-        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve))
+        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve), cost.left)
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
@@ -644,11 +662,12 @@ def _scan(found, own):
     for batch in found: pairs(batch, exceeding(batch, own))
 
 def _cheapest(some, sample, own, sieves: list,
-              every: float): # how many queries each of the sample stands for
+              every: float,  # how many queries each of the sample stands for
+              whole: bool):  # may groups of keys pass as a whole?
     "The cheapest plan for a sample of queries and keys: sieves, or None if it is to compute all cosines."
     cascade, balls = _Cascade(some, own), _balls_around(sample)
     above, everyone = cascade.above(balls), [torch.arange(len(some))]*(len(sample)//_GROUP)
-    costs = {s: _cost_of(lambda found: s.refine(balls, above, found), everyone, every) for s in sieves}
+    costs = {s: _cost_of(_refining(s, balls, above, whole), everyone, every) for s in sieves}
     by_balls = _time_of(lambda: cascade.candidates(sample))
     share = _n_pairs(cascade.candidates(sample))/_n_pairs(everyone)
     decide = _time_of(lambda: _scan(cascade.batches_of(sample, 0, everyone), own))
@@ -663,7 +682,8 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
                   keys: torch.Tensor,  # (n_keys, n_embed)
                   threshold,           # a number, or one for each query
                   dtype=None,          # of the sieves; default: int8 where that is fast, else float32
-                  dims=None):          # to choose from, default: `_depths`; a single one is taken unasked
+                  dims=None,           # to choose from, default: `_depths`; a single one is taken unasked
+                  whole=False):        # may groups of keys pass as a whole?
     "The `_Cascade` that costs least on a sample, or None where it does not pay to have one."
     own = float64(threshold).expand(len(units))
     single = dims is not None and len(dims) == 1
@@ -673,7 +693,7 @@ def _choose_sieve(units: torch.Tensor, # (n_queries, n_embed)
     some, sample, of_some = _sample_of(units, keys, own)
     depths = _depths(units.shape[1]) if dims is None else dims
     sieves = [_Sieve(some, directions[:, :d], dtype) for d in depths]
-    chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some))
+    chosen = _cheapest(some, sample, of_some, sieves, len(units)/len(some), whole)
     if chosen is None: return None
     return _Cascade(units, own, *(_Sieve(units, sieve.directions, dtype) for sieve in chosen))
 
@@ -689,7 +709,7 @@ def batches(queries: torch.Tensor, # (n_queries, n_embed), one block
     "Yield batches of all cosines that may exceed the threshold, and others; and `Whole` groups if asked to."
     units = unit(queries.to(device))
     own = float64(threshold).expand(len(units))
-    cascade = _choose_sieve(units, keys, own, dtype, dims) if dims != () and units.is_cpu else None
+    cascade = _choose_sieve(units, keys, own, dtype, dims, whole) if dims != () and units.is_cpu else None
     for start in range(0, len(keys), TILE):
         tile = unit(keys[start:start+TILE].to(device))
         if cascade: yield from cascade.candidate_batches(tile, start, whole)

@@ -318,7 +318,7 @@ def test_products_in_8_bits_are_the_processors_alone(there, monkeypatch):
     rows, asked = torch.randn(200, 20, generator=torch.Generator().manual_seed(0)), []
     def noted(*args, **kwargs): return asked.append(args) or multiply(*args, **kwargs)
     monkeypatch.setattr(cosine_sims, 'multiply', noted)
-    monkeypatch.setattr(cosine_sims, '_cheapest', lambda units, sample, own, sieves, every: sieves[:1])
+    monkeypatch.setattr(cosine_sims, '_cheapest', lambda units, sample, own, sieves, *_: sieves[:1])
     for device, expected in (there, False), ('cpu', True):
         for _ in batches(rows, rows, .5, device=device): pass
         assert bool(asked) == expected

@@ -89,7 +89,7 @@ def test_nearest_keys_pass_the_sieve(which, whole, monkeypatch):
     keys[:1000] = keys[0].clone()
     queries = torch.cat([keys[:1], keys[-49:], torch.randn(50, 384, generator=generator)*spread])
     cosines = torch.stack([cosine(q.expand(len(keys), -1), keys) for q in queries])
-    one_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, every: [sieves[which]]) # else: timing
+    one_sieve = mock.Mock(side_effect=lambda some, sample, own, sieves, *_: [sieves[which]]) # else: timing
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', 'int8' if whole else 'no-int8')
     with mock.patch.object(cosine_sims, '_cheapest', one_sieve): found = nearest_keys(queries, keys, 100)
     expected = cosines.sort(dim=1, descending=True, stable=True).indices[:, :100]
@@ -100,7 +100,7 @@ def test_nearest_keys_pass_the_sieve(which, whole, monkeypatch):
 
 @pytest.mark.parametrize('asked, name', [('int8', 'int8'), ('no-int8', 'float32')])
 def test_sieves_are_made_as_they_were_chosen(asked, name, monkeypatch):
-    def first_and_last(some, sample, own, sieves, every): return sieves[::len(sieves)-1]
+    def first_and_last(some, sample, own, sieves, *_): return sieves[::len(sieves)-1]
     monkeypatch.setattr(cosine_sims, '_cheapest', first_and_last)
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', asked)
     queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
@@ -125,7 +125,7 @@ def test_rows_of_any_width_are_sieved_exactly(n_embed, which, others, asked, see
             + noise*torch.randn(130, n_embed, generator=generator))*spread
     queries, values = torch.cat([keys[:40], -keys[40:50], keys.flip(0)[:30] + .1]), torch.ones(130, 1).long()
     threshold = cosine(queries[3], keys[90]).item()
-    def some(units, sample, own, sieves, every):
+    def some(units, sample, own, sieves, *_):
         seen.append([s.depth for s in sieves])
         return sorted({*sieves[which:which+1], *sieves[others:others+1]}, key=lambda s: s.depth)
     with mock.patch.dict(os.environ, SHAKESPEARE_FFN_ARITHMETIC=asked):
