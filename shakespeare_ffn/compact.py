@@ -195,7 +195,8 @@ class Measured(NamedTuple):
 @plain_state()
 def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1,000, at smoke scale 100
     "How near the compact index comes to the exact one, over the article's first prompts."
-    n, index, rule, v = n or by_scale(1000, 100), compact.index, compact.rule, compact.vote
+    n, index = by_scale(1000, 100) if n is None else n, compact.index
+    rule, v = compact.rule, compact.vote
     ids = prompt_ids(index.strings)[:n]
     queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     # the nearest strings by either index, the prompt itself left out

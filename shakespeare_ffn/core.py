@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_COLOURS', 'STYLE', 'code_point', 'show_char',
-           'show_text', 'quoted', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device', 'Told',
-           'told_processes', 'accelerator', 'Processes', 'processes', 'join_processes', 'joined', 'true_float32',
-           'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file', 'recorded', 'Table',
-           'test_rounded', 'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file', 'write_atomically',
-           'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took', 'multiply', 'one_at_a_time',
-           'asked_arithmetic', 'fast_arithmetic', 'fast_integers', 'use_style']
+           'show_text', 'quoted', 'show_lines', 'code_span', 'UserError', 'Parser', 'lacks_memory', 'command', 'device',
+           'Told', 'told_processes', 'accelerator', 'Processes', 'processes', 'join_processes', 'joined',
+           'true_float32', 'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file', 'recorded',
+           'Table', 'test_rounded', 'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file',
+           'write_atomically', 'keep', 'kept', 'keep_tensors', 'kept_tensors', 'stamp', 'machine', 'took', 'multiply',
+           'one_at_a_time', 'asked_arithmetic', 'fast_arithmetic', 'fast_integers', 'use_style']
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
@@ -69,6 +69,12 @@ def quoted(s: str, most=40) -> str: # most: signs to show
     "The beginning of a text in quotes, for a message."
     shown = show_text(s[:most+1])
     return f"'{shown[:most]}…'" if len(shown) > most else f"'{shown}'"
+
+# %% ../nbs/00_core.ipynb #h3q
+def show_lines(text: str) -> str:
+    "A text for a terminal: line by line, with signs for what one could not see or a terminal would obey."
+    lines = text.split('\n')
+    return '\n'.join(line if line.isprintable() else show_text(line, signed=True) for line in lines)
 
 # %% ../nbs/00_core.ipynb #h3m
 def code_span(s: str) -> str:
@@ -201,7 +207,7 @@ def command(name: str, run, argv=None):
     with redirect_stderr(_Messages(sys.stderr)):
         try:
             _read_settings(argv)
-            print(run(argv), flush=True)
+            print(show_lines(run(argv)), flush=True)
         except BrokenPipeError: _drop_output() # whoever reads the output has seen enough
         except KeyboardInterrupt:
             print(f'\n{name}: interrupted; it can be taken up where it stopped', file=sys.stderr)
@@ -312,6 +318,19 @@ def joined(backend='gloo'): # None: PyTorch's choice
     yield processes()
     if several: dist.destroy_process_group()
 
+# %% ../nbs/00_core.ipynb #n_ar1p
+_EXACT = 'highest', 'ieee', 'ieee'
+
+def _precision() -> tuple: # that of all backends, of CUDA's products, of oneDNN's
+    "As it is set. Where a backend's was set by itself, PyTorch does not say what that of all is: None."
+    try: of_all = torch.get_float32_matmul_precision()
+    except RuntimeError: of_all = None
+    return of_all, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+
+def _set_precision(of_all, cuda, onednn):
+    if of_all: torch.set_float32_matmul_precision(of_all)
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = cuda, onednn
+
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:
     "The process's precision of products while threads need the highest; one object for all of them."
@@ -319,15 +338,15 @@ class _Precision:
 
     def enter(self):
         with self.lock:
-            if self.users == 0: self.before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision('highest')
+            if self.users == 0: self.before = _precision()
+            _set_precision(*_EXACT)
             self.users += 1
 
     def leave(self):
         with self.lock:
             self.users -= 1
-            if self.users > 0 or torch.get_float32_matmul_precision() != 'highest': return
-            torch.set_float32_matmul_precision(self.before) # unless the caller has set another meanwhile
+            if self.users > 0 or _precision() != _EXACT: return
+            _set_precision(*self.before) # unless the caller has set another meanwhile
 
 _PRECISION = _Precision()
 

@@ -21,8 +21,8 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
-from .core import UserError, asked_arithmetic, cache_dir, fast_arithmetic, scale, true_float32
-from .core import write_atomically
+from .core import UserError, asked_arithmetic, cache_dir, fast_arithmetic, scale, show_lines
+from .core import true_float32, write_atomically
 from .data import Corpus, prompt_ids
 from .hooks import ACTIVATIONS, capture
 from .model import Transformer, check_plain, evaluating, plain_state, snapshot
@@ -403,7 +403,7 @@ def human(n_bytes) -> str:
 def say(message, quiet=False):
     "A line to standard error, above a progress bar; standard output stays what was asked for."
     with suppress(OSError): # nobody reads it
-        if not quiet and sys.stderr is not None: tqdm.write(message, file=sys.stderr)
+        if not quiet and sys.stderr is not None: tqdm.write(show_lines(message), file=sys.stderr)
 
 # %% ../nbs/04_corpus_keys.ipynb #c051
 def beside(path: Path, ending: str) -> Path:

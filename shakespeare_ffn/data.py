@@ -311,5 +311,6 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
                n=None,              # how many; default: 20,000 at full scale, 200 at smoke
               ) -> np.ndarray:      # (n,) numbers of strings
     "The article's prompts: the first `n` of a seeded random permutation of the strings."
+    if n is not None and n < 0: raise ValueError(f'{n} prompts are asked for; from 0 on there may be')
     shuffled = torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337), device='cpu')
-    return shuffled[:n or by_scale(20_000, 200)].numpy()
+    return shuffled[:by_scale(20_000, 200) if n is None else n].numpy()

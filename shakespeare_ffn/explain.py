@@ -37,8 +37,8 @@ from .other_models import Decoder, check_match, corpus_for, open_model
 from .similar_space import Approximation, Evidence, article_approximation, calibrate
 from .shards import SHARD, ShardedIndex, build_shards, open_index
 from .similar_space import tuned_approximation, unigram_distribution
-from .text_analysis import hellinger, new_figure, plot_next, tick_chars
-from .text_analysis import top_tokens
+from .text_analysis import hellinger, new_figure, plot_next, tick_chars, top_tokens
+from .text_analysis import without_latex
 
 # %% ../nbs/08_explain.ipynb #c005
 def in_line(text: str,
@@ -411,6 +411,7 @@ def _block_grid(n_blocks: int) -> list: # rows of names for `subplot_mosaic`
 # %% ../nbs/08_explain.ipynb #u022
 @patch
 @plain_state()
+@without_latex()
 def plot(self: Explanation): # → matplotlib figure
     "Model and approximation side by side, and what each of several blocks' strings say."
     tokenizer, blocks = self.corpus.tokenizer, self.blocks*(len(self.blocks) > 1)
@@ -508,7 +509,8 @@ def opened(args, on='cpu') -> Opened:
 def _figure_name(s: str) -> str:
     "The name of a file to which a figure can be saved."
     from matplotlib.backend_bases import FigureCanvasBase
-    kinds, wrong = FigureCanvasBase.get_supported_filetypes(), argparse.ArgumentTypeError
+    kinds = FigureCanvasBase.get_supported_filetypes().keys() - {'pgf'} # which needs LaTeX
+    wrong = argparse.ArgumentTypeError
     if Path(file_name(s)).suffix.lstrip('.') not in kinds:
         raise wrong(f'a figure cannot be saved as {s!r}; end its name in .png, .svg or .pdf')
     if os.path.exists(s) and not (os.path.isfile(s) and os.access(s, os.W_OK)):
@@ -737,10 +739,13 @@ _KINDS = {'corpus': 'tinyshakespeare.txt',
           'neighbours': 'neighbours/*-length*',
           'compact': 'compact/*-length*',
           'own': 'own/*',
-          'model': 'models/*-seed*',
-          'embeddings': 'embeddings/*-block*',
-          'approximation': 'approximations/*.kept',
-          'long': 'long/*.kept',
+          'model': 'models/*',
+          'variant': 'variants/*',
+          'embeddings': 'embeddings/*',
+          'approximation': 'approximations/*',
+          'long': 'long/*',
+          'checked': 'checked', # copies of notebooks that `make reproduce` and `make gpu` ran
+          'gpu': 'gpu',
           'note': '*.json'} # kind → pattern below the cache folder; the first that fits counts
 
 @dataclass

@@ -457,8 +457,9 @@ def distance_apart(approximation, # that has `sums`
                   ) -> float:
     "Mean Hellinger distance to the model, each string left out; a `UserError` for an index of another text."
     check_index(index, corpus, index.model, 'ffwd')
-    strings, n = index.strings, min(n, 2**28//index.model.vocab_size + 1)
-    ids = prompt_ids(strings, len(strings))[-n:]
+    strings = index.strings
+    n = min(n, len(strings), 2**28//index.model.vocab_size + 1)
+    ids = prompt_ids(strings, len(strings))[len(strings)-n:]
     tokens, own = strings.tokens(ids), torch.as_tensor(index.row_of[ids]).long()
     sums = approximation.sums(index.queries(tokens), index.keys, index.next_counts(), own)
     says, _ = approximation(sums, unigram_distribution(corpus))

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['NONLINEARITIES', 'plain_state', 'Head', 'SeparateHeads', 'Dropout', 'causal_weights', 'SelfAttention', 'FeedForward',
-           'Config', 'Block', 'Transformer', 'weights_hash', 'save_model', 'blank_model', 'load_model', 'evaluating',
-           'check_plain', 'snapshot', 'next_char_probs', 'check_prompt', 'generate']
+           'Config', 'Block', 'settings', 'Transformer', 'weights_hash', 'save_model', 'blank_model', 'load_model',
+           'evaluating', 'check_plain', 'hash_when_taken', 'snapshot', 'next_char_probs', 'check_prompt', 'generate']
 
 # %% ../nbs/01_model.ipynb #c003
-import hashlib
+import hashlib, re, weakref
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -148,6 +148,14 @@ def _init_weights(module):
     if isinstance(module, (nn.Linear, nn.Embedding)): nn.init.normal_(module.weight, std=.02)
     if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
+# %% ../nbs/01_model.ipynb #set1
+def settings(model: nn.Module) -> dict: # (module, name) → a number, a text, a tuple or None
+    "What the modules of a model were told, but for what matters in training alone."
+    plain = bool, int, float, str, tuple, type(None)
+    parts = [(place, m) for place, m in model.named_modules() if 'Dropout' not in type(m).__name__]
+    return {(place, name): value for place, m in parts for name, value in vars(m).items()
+            if isinstance(value, plain) and not re.search('^_|training|dropout|cached', name)}
+
 # %% ../nbs/01_model.ipynb #c026
 class Transformer(nn.Module):
     "A decoder-only transformer over tokens: float32, made on the processor."
@@ -161,6 +169,7 @@ class Transformer(nn.Module):
         self.ln_f = nn.LayerNorm(c.n_embed, bias=c.bias, dtype=torch.float32)
         self.lm_head = nn.Linear(c.n_embed, c.vocab_size, bias=c.head_bias, dtype=torch.float32)
         self.apply(_init_weights)
+        self.as_made = settings(self)
 
     def embed(self, tokens): # (batch, time) → (batch, time, n_embed)
         return self.token_embedding(tokens) + self.position_embedding.weight[:tokens.shape[-1]]
@@ -287,7 +296,7 @@ def evaluating(model: nn.Module) -> nn.Module:
 _KINDS = (Transformer, Block, SelfAttention, FeedForward, Dropout,
           nn.Linear, nn.Embedding, nn.LayerNorm, nn.ModuleList)
 
-def _peculiarity(m: nn.Module, kinds): # what it is, and what to do about it; or None
+def _peculiarity(m: nn.Module, kinds, changed: list): # what it is, and what to do about it; or None
     "What a module does beside what its weights say."
     everywhere = torch.nn.modules.module
     if m._forward_hooks or m._forward_pre_hooks:
@@ -297,23 +306,38 @@ def _peculiarity(m: nn.Module, kinds): # what it is, and what to do about it; or
     if type(m) not in kinds: return f'is a {type(m).__name__}', 'give the model as `load_model` makes it'
     if own := [name for name in vars(m) if callable(getattr(type(m), name, None))]:
         return f'has a `{own[0]}` of its own', 'remove it'
+    if changed: return f'was made with another `{changed[0]}`', 'set it back'
     if odd := [p.dtype for p in m._parameters.values() if p is not None and p.dtype != torch.float32]:
         return f'is {str(odd[0]).removeprefix("torch.")}', 'make it float32 with `model.float()`'
 
+# %% ../nbs/01_model.ipynb #h2k2
 def check_plain(model: nn.Module):
     "A `UserError` unless the model computes what its float32 weights say and nothing else."
     plain = evaluating(model)
     kinds = getattr(plain, 'kinds', _KINDS) # models of other makes say what they are made of
+    made, now = vars(plain).get('as_made', {}), settings(plain)
+    changed = [place for place in made if now.get(place) != made[place]]
     for name, m in plain.named_modules():
-        if found := _peculiarity(m, kinds):
+        if found := _peculiarity(m, kinds, [setting for place, setting in changed if place == name]):
             raise UserError(f'{name or "the model"} {found[0]}, so its answers are not those of its weights; '
                             f'{found[1]} first')
+
+# %% ../nbs/01_model.ipynb #h2m1
+_TAKEN = weakref.WeakKeyDictionary() # snapshot → its hash, and what it was then
+
+def _as_it_is(model: nn.Module) -> tuple: # changes with every edit in place, or of a setting
+    return [(id(p), p._version) for p in model.parameters()], settings(model)
+
+def hash_when_taken(model: nn.Module): # → str, or None
+    "The hash of a snapshot that nobody has edited since."
+    taken, then = _TAKEN.get(model, (None, None))
+    return taken if taken and then == _as_it_is(model) else None
 
 # %% ../nbs/01_model.ipynb #h2n
 @patch(as_prop=True)
 def hash(self: Transformer) -> str:
     "Names the weights as they are now: their file's hash if they are still those."
-    if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
+    if taken := hash_when_taken(self): return taken
     check_plain(self) # what it refuses has no name
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
     half = {name: t.half() for name, t in tensors.items()}
@@ -327,14 +351,14 @@ def hash(self: Transformer) -> str:
 @plain_state()
 def snapshot(model: Transformer) -> Transformer:
     "The model as it is now, in evaluation mode: a copy that nothing changes later."
-    if 'hash_when_taken' in vars(model): return model
+    if hash_when_taken(model): return model
     check_plain(model)
     model = evaluating(model)
     for m in model.modules():
         given = {name: p for name, p in m._parameters.items() if p is not None}
         copies = {name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in given.items()}
         m._parameters.update(copies)
-    vars(model)['hash_when_taken'] = model.hash
+    _TAKEN[model] = model.hash, _as_it_is(model)
     return model
 
 # %% ../nbs/01_model.ipynb #dp2
@@ -365,6 +389,7 @@ def next_char_probs(model: Transformer,
                    ) -> torch.Tensor:    # (n, vocab_size), float32
     "The model's distribution for the token after each prompt, in evaluation mode."
     model, tokens = evaluating(model), torch.as_tensor(tokens).long()
+    if not len(tokens): return torch.empty(0, model.vocab_size, dtype=torch.float32, device=model.device)
     at_once = min(batch_size, 2**26//(tokens.shape[1]*model.vocab_size) + 1)
     return torch.cat([model(t.to(model.device))[:, -1].softmax(-1) for t in tokens.split(at_once)])
 

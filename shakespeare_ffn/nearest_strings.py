@@ -8,7 +8,7 @@ __all__ = ['BETAS', 'pairs_above', 'Nearest', 'nearest_keys', 'shared_nearest_ke
            'tune_nearest', 'calibrate_nearest', 'nearest_approximation', 'prompt_neighbours']
 
 # %% ../nbs/07c_nearest_strings.ipynb #c003
-import json, math
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -343,9 +343,9 @@ class Vote:
 
     def __post_init__(self):
         numbers = self.block, self.beta, self.power, self.share
-        good = all(isinstance(x, (int, float)) and math.isfinite(x) and x >= 0 for x in numbers)
+        good = all(isinstance(x, (int, float)) and 0 <= x <= 1e100 for x in numbers)
         if not (good and isinstance(self.block, int)):
-            raise UserError('beta, power and share of a vote are numbers from 0 up, its block a whole one; '
+            raise UserError('beta, power and share of a vote are numbers from 0 to 1e100, its block a whole one; '
                             f'got {numbers}')
 
     def check(self, n_layer: int):
@@ -709,7 +709,8 @@ def prompt_neighbours(index: KeyIndex,
                       n_prompts=None,  # default: all of the scale's, 20,000 or 200
                       progress=True) -> Nearest:
     "The nearest strings of the article's first prompts, each without itself, kept in the user's cache."
-    k, n_prompts = k or by_scale(1000, 100), n_prompts or by_scale(20_000, 200)
+    k = by_scale(1000, 100) if k is None else k
+    n_prompts = by_scale(20_000, 200) if n_prompts is None else n_prompts
     v.check(len(index.keys))
     file = _neighbours_file(index, v, n_prompts, k)
     if found := kept_tensors(file): return Nearest(found['rows'].long(), found['cosines'])

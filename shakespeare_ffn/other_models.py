@@ -23,8 +23,8 @@ from safetensors.torch import load_file
 from .core import WEIGHTS, UserError, lacks_memory, quoted, read_file, show_text
 from .data import CharTokenizer, Corpus, Tokenized, load_corpus, place_in
 from .hooks import Place, check_block
-from .model import Config, Transformer, blank_model, check_plain, evaluating, load_model
-from .model import plain_state, weights_hash
+from .model import Config, Transformer, blank_model, check_plain, evaluating, hash_when_taken
+from .model import load_model, plain_state, settings, weights_hash
 
 # %% ../nbs/03a_other_models.ipynb #c005
 class Decoder(Protocol):
@@ -198,8 +198,7 @@ def _read_checkpoint(path: Path) -> dict:
     "What nanoGPT saved: 'model', 'model_args', 'config' and more; nothing in the file is executed."
     if not path.is_file(): read_file(path) # says what is wrong
     try: found = torch.load(path, map_location='cpu', weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError,
-            AttributeError, IndexError) as e:
+    except Exception as e: # a damaged pickle raises almost anything
         if lacks_memory(e): raise
         raise UserError(f'{path} is not a checkpoint of numbers and plain dictionaries, and nothing else is '
                         'read; save it again with torch.save(dict(model=…, model_args=…))') from e
@@ -375,6 +374,7 @@ class HuggingFaceModel(nn.Module):
         self.inner, self.tokenizer, self.metadata = inner, tokenizer, metadata
         self.family = _FAMILIES[inner.config.model_type]
         self.kinds = {type(m) for m in self.modules()} # what is of another kind later has been tampered with
+        self.as_made = settings(self)                  # and so has what is told something else
 
     @property
     def n_layer(self): return self.inner.config.num_hidden_layers
@@ -421,7 +421,7 @@ _NO_MATTER = '_name_or_path', 'transformers_version', 'dtype', 'torch_dtype', 'a
 @patch(as_prop=True)
 def hash(self: HuggingFaceModel) -> str:
     "Names the weights as they are now, the configuration and the tokens."
-    if taken := vars(self).get('hash_when_taken'): return taken # of a snapshot, which nobody edits
+    if taken := hash_when_taken(self): return taken
     check_plain(self)
     config = {k: v for k, v in self.inner.config.to_dict().items() if k not in _NO_MATTER}
     description = json.dumps([config, list(self.tokenizer.names)], sort_keys=True, default=str)

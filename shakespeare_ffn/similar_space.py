@@ -75,8 +75,8 @@ class Approximation:
     def __post_init__(self):
         check_thresholds(self.thresholds, len(self.thresholds))
         w = float64(self.weights)
-        wrong = f'weights must be numbers from 0 up, not all 0; got {", ".join(map(str, self.weights))}'
-        if not ((w >= 0).all() and 0 < w.sum() < torch.inf): raise UserError(wrong)
+        wrong = f'weights must be numbers from 0 to 1e100, not all 0; got {", ".join(map(str, self.weights))}'
+        if not (((w >= 0) & (w <= 1e100)).all() and w.sum() > 1e-100): raise UserError(wrong)
 
     def check(self, n_layer: int):
         "A `UserError` unless there is one threshold and one weight for each of `n_layer` blocks."
@@ -170,7 +170,7 @@ def prompt_counts(corpus: Corpus,
     t = check_thresholds(thresholds, model.n_layer)
     index = index or corpus_index(corpus, model)
     check_index(index, corpus, model)
-    n_prompts = n_prompts or by_scale(20_000, 200)
+    n_prompts = by_scale(20_000, 200) if n_prompts is None else n_prompts
     # what is kept already, then the rest
     found = _kept_counts(index, n_prompts, t)
     found |= _count_missing(corpus, index, n_prompts, _missing(found), progress)
@@ -358,7 +358,7 @@ def grid_around(approximation: Approximation) -> torch.Tensor: # (n_layer, n_thr
 # %% ../nbs/07_similar_space.ipynb #c044
 def _calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
     "Strings to tune on: the last `n` of the permutation whose first 20,000 are the article's prompts."
-    return prompt_ids(strings, len(strings))[-n:]
+    return prompt_ids(strings, len(strings))[max(0, len(strings)-n):]
 
 # %% ../nbs/07_similar_space.ipynb #cd2
 def condense(values: SparseCounts,

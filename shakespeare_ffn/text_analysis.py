@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['count_pairs', 'next_counts', 'top_tokens', 'normalise', 'hellinger', 'bootstrap', 'mean_and_ends', 'with_interval',
-           'new_figure', 'tick_chars', 'plot_next']
+           'without_latex', 'new_figure', 'tick_chars', 'plot_next']
 
 # %% ../nbs/06_text_analysis.ipynb #c003
 import functools, io
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import torch
@@ -76,6 +76,7 @@ def bootstrap(x: torch.Tensor, # (n, …) a figure for each prompt, in any numbe
               seed=0,
              ) -> torch.Tensor: # (2, …) float64, lower and upper end
     "95% interval of the mean over prompts; all columns share the same draws."
+    if not len(x): raise ValueError('an interval needs a prompt at least')
     n, flat = len(x), x.reshape(len(x), -1).double()
     means = _draws(n, times, seed).double().to(flat.device) @ flat / n
     ends = torch.tensor([.025, .975], dtype=torch.float64, device=flat.device)
@@ -95,12 +96,20 @@ def with_interval(x: torch.Tensor, # (n, n_columns) a figure for each prompt
     return [f'{m:{form}} ({low:{form}} to {high:{form}})' for m, low, high in mean_and_ends(x).T]
 
 # %% ../nbs/06_text_analysis.ipynb #h3s
+@contextmanager
+def without_latex():
+    "What is drawn needs no LaTeX, whatever a user has set for figures of their own."
+    from matplotlib import rc_context # imported here, as it takes a while to load
+    with rc_context({'text.usetex': False}): yield
+
 @functools.cache
 def _figure_class():
     "A matplotlib figure that Jupyter shows and pyplot does not know."
-    # imported here, as it takes a while to load, and not every command draws
     from matplotlib.figure import Figure
     class OwnFigure(Figure):
+        @without_latex()
+        def draw(self, renderer): super().draw(renderer)
+
         def _repr_png_(self):
             picture = io.BytesIO()
             self.savefig(picture, format='png', bbox_inches='tight', dpi=150)

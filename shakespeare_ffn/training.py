@@ -23,10 +23,10 @@ from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
 from .core import fast_arithmetic, file_name, joined, machine, processes
-from .core import read_file, reference, scale, true_float32, write_atomically
+from .core import read_file, reference, scale, show_lines, true_float32, write_atomically
 from .data import Corpus, Split, load_corpus, text_file
-from .model import Config, Transformer, check_prompt, generate, next_char_probs, plain_state
-from .model import save_model
+from .model import Config, Transformer, check_prompt, evaluating, generate, next_char_probs
+from .model import plain_state, save_model
 
 # %% ../nbs/02_training.ipynb #c006
 @dataclass(frozen=True)
@@ -167,6 +167,7 @@ def _part_losses(model: Transformer,
 # %% ../nbs/02_training.ipynb #t019
 def _starts(n_tokens: int, size: int, n_chars=None) -> torch.Tensor: # (n_windows,) int64
     "Where windows begin that do not overlap: all, or as many as hold `n_chars`, spread evenly."
+    if n_tokens <= size: raise ValueError(f'{n_tokens} tokens are too few; a window and the next take {size+1}')
     starts = torch.arange(0, n_tokens-size, size, device='cpu')
     if not n_chars: return starts
     n = min(len(starts), n_chars//size)
@@ -181,13 +182,11 @@ def mean_loss(model: Transformer,
               batch_size=64,        # windows at a time
              ) -> float:            # nats a character
     "Mean loss over windows of the context's size that do not overlap."
-    size, training, total = model.config.block_size, model.training, 0.
+    model, size, total = evaluating(model), model.config.block_size, 0.
     starts = _starts(len(tokens), size, n_chars)
-    model.eval()
     for some in starts.split(batch_size):
         parts = _part_losses(model, *_windows(tokens, some, size), bfloat16)
         total += len(some)*sum(loss.item() for loss in parts)
-    model.train(training)
     return total/len(starts)
 
 # %% ../nbs/02_training.ipynb #n002
@@ -477,7 +476,7 @@ def news(self: Run,
         ) -> str:
     "The losses just taken and how long the rest takes; at every fifth evaluation a sample before it."
     now = self.history[-1]
-    text = self.sample() + '\n' if len(self.history) % 5 == 1 else ''
+    text = show_lines(self.sample()) + '\n' if len(self.history) % 5 == 1 else ''
     kept = ' (kept)' if self.kept['losses'] is now else ''
     return (f'{text}step {self.done:,}: train {now["train"]:.4f}, validation {now["val"]:.4f}{kept}; '
             + self.time_left(seconds))
@@ -601,7 +600,7 @@ def estimate(model: Transformer,
              batch_size=64,        # windows a batch
             ) -> float:            # nats a character
     "The article's estimate: mean loss of random batches."
-    generator, total = torch.Generator().manual_seed(seed), 0.
+    model, generator, total = evaluating(model), torch.Generator().manual_seed(seed), 0.
     for _ in range(n_batches):
         x, y = batch(tokens, batch_size, model.config.block_size, generator)
         total += sum(loss.item() for loss in _part_losses(model, x, y, bfloat16))

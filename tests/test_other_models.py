@@ -725,6 +725,9 @@ def test_wrong_checkpoints(tmp_path, text, corpus, capsys):
         checkpoint(path, tensors, instead=instead)
         assert message in fails(capsys, '--model', path, '--text', text)
     refused('nothing else is read', optimizer=Evil())
+    for damaged in (b'junk', bytes(100), b'\x80\x02' + bytes(9)):
+        path.write_bytes(damaged)
+        assert 'nothing else is read' in fails(capsys, '--model', path, '--text', text)
     refused("an architecture that is not known here (it has a tensor 'encoder')",
             model=dict(encoder=torch.ones(2)))
     refused("an architecture that is not known here (it lacks 'vocab_size')", model_args=dict(n_layer=2))

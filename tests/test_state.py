@@ -13,7 +13,7 @@ from shakespeare_ffn.class_and_sample import draw, hear_nearest, hear_passing, k
 from shakespeare_ffn.class_and_sample import sample_sums, sums_of
 from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.corpus_keys import corpus_index, plain_keys
-from shakespeare_ffn.core import UserError
+from shakespeare_ffn.core import UserError, _precision
 from shakespeare_ffn.cosine_sims import pair_cosines, similar, threshold_attention, threshold_attention_loop
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.embedding_adjustments import block_vectors
@@ -48,6 +48,9 @@ def changed(get, set, value):
 
 def dtype(d): return lambda: changed(torch.get_default_dtype, torch.set_default_dtype, d)
 
+def precision_of(setting):
+    return lambda: setting.fp32_precision, lambda value: setattr(setting, 'fp32_precision', value)
+
 STATES = {
     'autocast': lambda: torch.autocast('cpu', torch.bfloat16),
     'float64 by default': dtype(torch.float64),
@@ -55,6 +58,9 @@ STATES = {
     'another device by default': lambda: torch.device('meta'),
     'medium precision': lambda: changed(torch.get_float32_matmul_precision,
                                         torch.set_float32_matmul_precision, 'medium'),
+    'bfloat16 in oneDNN': lambda: changed(*precision_of(torch.backends.mkldnn.matmul), 'bf16'),
+    'TF32 on GPUs': lambda: changed(*precision_of(torch.backends.cuda.matmul), 'tf32'),
+    'TF32 everywhere': lambda: changed(*precision_of(torch.backends), 'tf32'),
     'inference mode': torch.inference_mode,
     'no gradients': torch.no_grad,
     'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode,
@@ -63,7 +69,7 @@ STATES = {
 
 def seen() -> tuple:
     "What the caller has set."
-    return (torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision(),
+    return (torch.get_default_dtype(), str(torch.get_default_device()), _precision(),
             torch.is_autocast_enabled('cpu'),
             torch.is_inference_mode_enabled(), torch.is_grad_enabled(), torch.get_deterministic_debug_mode(),
             bytes(torch.random.default_generator.get_state().numpy()))
@@ -351,6 +357,15 @@ def test_an_index_answers_for_the_weights_it_was_asked_for(corpus, own):
     for p in own.parameters(): p.add_(.1)
     assert torch.equal(index.queries(['zq']), before)
 
+@pytest.mark.parametrize('copied', [False, True])
+def test_a_snapshot_that_is_edited_is_another_model(corpus, own, copied, cache):
+    index, sound = corpus_index(corpus, own, 2, quiet=True), contents(cache/'keys')
+    model = copy.deepcopy(index.model) if copied else index.model
+    model.blocks[0].ffwd.out.weight[0, 0] += 1e-6 # less than the check of four rows sees
+    assert model.hash != own.hash
+    assert corpus_index(corpus, model, 2, quiet=True).path != index.path
+    assert contents(cache/'keys').items() >= sound.items()
+
 def test_weights_that_change_while_the_index_is_built(new_cache, corpus, own, monkeypatch):
     "a model that is trained in another thread"
     build, hash_before = corpus_keys.build, own.hash
@@ -371,7 +386,12 @@ def pruned(m): prune.random_unstructured(m.blocks[0].ffwd.fc, 'weight', .5)
 def patched(m): m.blocks[2].sa.forward = lambda x: 0*x
 def replaced(m): m.blocks[2].ffwd = torch.nn.Sequential(m.blocks[2].ffwd)
 def halved(m): m.half()
-ODD = {f.__name__: f for f in (hook, pre_hook, parametrised, pruned, patched, replaced, halved)}
+def other_heads(m): m.blocks[2].sa.n_head = 3
+def other_nonlinearity(m): m.blocks[2].ffwd.nonlinearity = 'gelu'
+def other_eps(m): m.ln_f.eps = .05
+def shorter_rows(m): m.token_embedding.max_norm = 1.
+ODD = {f.__name__: f for f in (hook, pre_hook, parametrised, pruned, patched, replaced, halved, other_heads,
+                               other_nonlinearity, other_eps, shorter_rows)}
 
 @pytest.mark.parametrize('odd', ODD.values(), ids=ODD)
 def test_a_model_that_computes_something_else_is_refused(corpus, own, odd, cache, expected):

@@ -6,15 +6,16 @@ from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
 from unittest import mock
-import nbformat, pytest, torch
+import matplotlib.pyplot as plt, nbformat, pytest, torch
 from hypothesis import Phase, assume, given, settings, strategies as st
 from IPython.core.formatters import DisplayFormatter
 from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
-from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_text
+from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_lines, show_text
+from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.data import CharTokenizer, Corpus, Substrings, load_corpus, note_line_ends
 from shakespeare_ffn.explain import BlockExplanation, Explanation, SimilarString, explain, main, _run_explain
-from shakespeare_ffn.explain import _typed
+from shakespeare_ffn.explain import cache_main, _typed
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
 from shakespeare_ffn.text_analysis import _drawable, next_counts, plot_next
 
@@ -47,6 +48,12 @@ def test_no_two_texts_look_the_same(a, b):
     assert raw(show_text(a)) == [] and show_text(show_text(a), signed=True) == show_text(a)
     # nothing joins what stands before a text
     assert not unicodedata.category((show_text(a) + 'x')[0]).startswith('M')
+
+@given(st.lists(any_char | st.sampled_from('a\n↵◌'), max_size=20).map(''.join))
+def test_lines_for_a_terminal_hold_nothing_raw(text):
+    shown = show_lines(text)
+    assert raw(shown.replace('\n', '')) == [] and shown.count('\n') == text.count('\n')
+    assert show_lines(shown) == shown
 
 @st.composite
 def explanations(draw, n_blocks=st.integers(1, 4)):
@@ -139,6 +146,19 @@ def test_a_figure_draws_signs(e, kind):
     assert len(set(labels)) == len(labels)
     ticks = [t for ax in figure.axes for t in ax.get_xticklabels()]
     assert not any(t.get_parse_math() for t in [figure.axes[0].title, *ticks])
+
+def test_a_figure_asks_for_no_latex(tmp_path, capsys):
+    file = tmp_path/'figure.svg'
+    with plt.rc_context({'text.usetex': True}): main(['To be', '--figure', str(file)])
+    assert file.stat().st_size > 1000
+    assert 'end its name in .png, .svg or .pdf' in refused(capsys, 'To be', '--figure', tmp_path/'figure.pgf')
+
+def test_a_folder_is_named_by_signs(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('SHAKESPEARE_FFN_CACHE', str(tmp_path/'a\x1b[31m\u202eb'))
+    cache_main([])
+    corpus_index(corpus, load_model(), 1)
+    for said in capsys.readouterr(): # a bar begins its line again
+        assert '[31m' in said and [raw(line) for line in re.split('[\r\n]', said) if raw(line)] == []
 
 @pytest.mark.parametrize('text', ['$x$ and $y', r'$\frac{1}{', 'a$_$b$^$', '中\u0301\x1b$$'])
 def test_dollars_are_no_formula(text):

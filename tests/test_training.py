@@ -14,7 +14,7 @@ from shakespeare_ffn.nearest_strings import calibrate_nearest
 from shakespeare_ffn.similar_space import calibrate
 from shakespeare_ffn.explain import calibrate_main, main as explain
 from shakespeare_ffn.model import Config, Transformer, load_model, save_model
-from shakespeare_ffn.training import main
+from shakespeare_ffn.training import main, mean_loss
 from forked import python, ranks
 
 @pytest.fixture
@@ -294,6 +294,20 @@ def test_it_says_what_it_does(text, tmp_path, capsys, monkeypatch):
         assert message in err
     assert str(tmp_path/'w') in out
     assert err.index('Speak, speak.') < err.index('step 5:') # a sample before the first news
+
+def test_a_sample_sends_nothing_raw(text, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training.Run, 'sample', lambda run: 'Speak,\n\x1b[31m\u202espeak.\x07')
+    main(['--text', str(text), '--output', str(tmp_path/'w')])
+    err = capsys.readouterr().err
+    assert 'Speak,\n' in err and '[31m' in err and not {*'\x1b\u202e\x07'} & {*err}
+
+def test_losses_leave_every_module_in_its_mode(corpus):
+    model, tokens = Transformer(Config(n_layer=1, n_head=1, n_embed=8, block_size=16)), corpus.split()[1][:99]
+    model.train()
+    model.blocks[0].eval()
+    losses = [[mean_loss(model, tokens), training.estimate(model, tokens, 1, False, 1, 2)] for _ in range(2)]
+    assert losses[0] == losses[1] and model.training and not model.blocks[0].training
+    with pytest.raises(ValueError, match='16 tokens are too few'): mean_loss(model, tokens[:16])
 
 def nan_loss(real, *args): return float('nan')
 
