@@ -236,14 +236,17 @@ class Corpus:
         return f'Corpus({len(self.text):,} characters, {tokens}, sha256 {self.sha256[:12]}…)'
 
 # %% ../nbs/00_data.ipynb #c056x
+_LENGTHS = 12 # that are kept
+
 @patch
 def substrings(self: Corpus, length: int) -> Substrings:
-    "Its distinct substrings of `length` tokens (kept after the first call)."
+    "Its distinct substrings of `length` tokens; those of the last dozen lengths asked anew are kept."
     if not 1 <= length <= len(self.tokens):
         raise UserError(f'a length of {length} is out of range: 1 to {len(self.tokens)}')
-    if length not in self.kept:
-        self.kept[length] = Substrings(self.text, self.tokens, length, len(self.tokenizer), self.begins)
-    return self.kept[length]
+    if found := self.kept.get(length): return found
+    while len(self.kept) >= _LENGTHS: self.kept.pop(next(iter(self.kept)), None) # the first
+    self.kept[length] = found = Substrings(self.text, self.tokens, length, len(self.tokenizer), self.begins)
+    return found
 
 # %% ../nbs/00_data.ipynb #pp1
 def _pipe(path) -> tuple: # device and inode; empty for all else, and on Windows

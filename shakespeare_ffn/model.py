@@ -154,7 +154,7 @@ def settings(model: nn.Module) -> dict: # (module, name) → a number, a text, a
     plain = bool, int, float, str, tuple, type(None)
     parts = [(place, m) for place, m in model.named_modules() if 'Dropout' not in type(m).__name__]
     return {(place, name): value for place, m in parts for name, value in vars(m).items()
-            if isinstance(value, plain) and not re.search('^_|training|dropout|cached', name)}
+            if isinstance(value, plain) and not re.search('^_|training|dropout|cached|checkpointing', name)}
 
 # %% ../nbs/01_model.ipynb #c026
 class Transformer(nn.Module):

@@ -597,6 +597,15 @@ def test_cache_lists_what_is_there_and_removes_what_is_named(small, new_cache, c
     assert not index.path.exists()
     assert (new_cache/'mine.txt').exists() and (new_cache/'tinyshakespeare.txt').exists()
 
+def test_nothing_asked_for_is_nothing(small, new_cache):
+    "0 is a number like any other, not the default"
+    corpus, model, _ = small
+    index = corpus_index(corpus, model, quiet=True)
+    counts, n_matches = similar_space.prompt_counts(corpus, model, [.5, .25], 0, index, progress=False)
+    assert counts.shape == (2, 0, len(corpus.tokenizer)) and n_matches.shape == (2, 0)
+    vote = nearest_strings.Vote(1, True)
+    assert nearest_strings.prompt_neighbours(index, vote, 3, 0, progress=False).rows.shape == (0, 3)
+
 @pytest.mark.parametrize('name', ['nothing', '..', '../*', 'mine.txt', '/etc/*', '[', ''])
 def test_cache_removes_nothing_else(new_cache, capsys, name):
     (new_cache/'mine.txt').write_text('precious', encoding='utf-8')
