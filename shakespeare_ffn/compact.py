@@ -192,6 +192,7 @@ class Measured(NamedTuple):
     distance: float       # of its prediction from the model's
     exact_distance: float # of the exact one from the model's
 
+# %% ../nbs/22_compact_index.ipynb #c042b
 @plain_state()
 def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1,000, at smoke scale 100
     "How near the compact index comes to the exact one, over the article's first prompts."

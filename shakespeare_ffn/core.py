@@ -321,15 +321,16 @@ def joined(backend='gloo'): # None: PyTorch's choice
 # %% ../nbs/00_core.ipynb #n_ar1p
 _EXACT = 'highest', 'ieee', 'ieee'
 
+def _set_precision(of_all, cuda, onednn):
+    if of_all: torch.set_float32_matmul_precision(of_all)
+    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = cuda, onednn
+
+# %% ../nbs/00_core.ipynb #n_ar1q
 def _precision() -> tuple: # that of all backends, of CUDA's products, of oneDNN's
     "As it is set. Where a backend's was set by itself, PyTorch does not say what that of all is: None."
     try: of_all = torch.get_float32_matmul_precision()
     except RuntimeError: of_all = None
     return of_all, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
-
-def _set_precision(of_all, cuda, onednn):
-    if of_all: torch.set_float32_matmul_precision(of_all)
-    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = cuda, onednn
 
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:

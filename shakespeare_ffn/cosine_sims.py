@@ -625,6 +625,7 @@ def _refining(sieve: _Sieve, balls: _Balls, above, whole: bool): # → a functio
         return _Kept(sieve.refine(balls, above, found, surely if whole else None), surely)
     return refine
 
+# %% ../nbs/05_cosine_sims.ipynb #bxa4
 def _cost_of(refine,                 # candidates → _Kept of them
              everyone: list,         # candidates: all queries for each group
              every=1.,               # how many queries each of them stands for

@@ -748,6 +748,7 @@ _KINDS = {'corpus': 'tinyshakespeare.txt',
           'gpu': 'gpu',
           'note': '*.json'} # kind → pattern below the cache folder; the first that fits counts
 
+# %% ../nbs/08_explain.ipynb #h4g2
 @dataclass
 class _CacheEntry:
     "Something that the cache folder keeps."

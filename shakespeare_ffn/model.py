@@ -149,12 +149,16 @@ def _init_weights(module):
     if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
 # %% ../nbs/01_model.ipynb #set1
-def settings(model: nn.Module) -> dict: # (module, name) → a number, a text, a tuple or None
-    "What the modules of a model were told, but for what matters in training alone."
+def _told(m: nn.Module) -> dict: # name → a number, a text, a tuple or None
     plain = bool, int, float, str, tuple, type(None)
+    return {name: value for name, value in vars(m).items() if isinstance(value, plain)
+            and not re.search('^_|training|dropout|cached|checkpointing', name)}
+
+# %% ../nbs/01_model.ipynb #set1b
+def settings(model: nn.Module) -> dict: # (module, name) → value
+    "What the modules of a model were told, but for what matters in training alone."
     parts = [(place, m) for place, m in model.named_modules() if 'Dropout' not in type(m).__name__]
-    return {(place, name): value for place, m in parts for name, value in vars(m).items()
-            if isinstance(value, plain) and not re.search('^_|training|dropout|cached|checkpointing', name)}
+    return {(place, name): value for place, m in parts for name, value in _told(m).items()}
 
 # %% ../nbs/01_model.ipynb #c026
 class Transformer(nn.Module):

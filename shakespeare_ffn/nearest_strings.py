@@ -345,8 +345,8 @@ class Vote:
         numbers = self.block, self.beta, self.power, self.share
         good = all(isinstance(x, (int, float)) and 0 <= x <= 1e100 for x in numbers)
         if not (good and isinstance(self.block, int)):
-            raise UserError('beta, power and share of a vote are numbers from 0 to 1e100, its block a whole one; '
-                            f'got {numbers}')
+            raise UserError('beta, power and share of a vote are numbers from 0 to 1e100, its block a whole '
+                            f'one; got {numbers}')
 
     def check(self, n_layer: int):
         "A `UserError` if its block is not there."

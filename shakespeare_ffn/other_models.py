@@ -373,8 +373,7 @@ class HuggingFaceModel(nn.Module):
         super().__init__()
         self.inner, self.tokenizer, self.metadata = inner, tokenizer, metadata
         self.family = _FAMILIES[inner.config.model_type]
-        self.kinds = {type(m) for m in self.modules()} # what is of another kind later has been tampered with
-        self.as_made = settings(self)                  # and so has what is told something else
+        self.kinds, self.as_made = {type(m) for m in self.modules()}, settings(self) # as they must stay
 
     @property
     def n_layer(self): return self.inner.config.num_hidden_layers

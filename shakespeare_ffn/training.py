@@ -167,7 +167,7 @@ def _part_losses(model: Transformer,
 # %% ../nbs/02_training.ipynb #t019
 def _starts(n_tokens: int, size: int, n_chars=None) -> torch.Tensor: # (n_windows,) int64
     "Where windows begin that do not overlap: all, or as many as hold `n_chars`, spread evenly."
-    if n_tokens <= size: raise ValueError(f'{n_tokens} tokens are too few; a window and the next take {size+1}')
+    if n_tokens <= size: raise ValueError(f'{n_tokens} tokens are too few; a window takes {size+1}')
     starts = torch.arange(0, n_tokens-size, size, device='cpu')
     if not n_chars: return starts
     n = min(len(starts), n_chars//size)
