@@ -134,7 +134,7 @@ def _check_size(index: KeyIndex, n_bytes: int):
 @plain_state()
 def compact_index(index: KeyIndex, n_bytes=None, progress=True) -> CompactIndex:
     "The compact index of an index, kept in the user's cache."
-    n_bytes = n_bytes or by_scale(_N_BYTES, _N_BYTES//4)
+    n_bytes = by_scale(_N_BYTES, _N_BYTES//4) if n_bytes is None else n_bytes
     rule = _one_vote(nearest_approximation(index.model))
     [v] = rule.votes
     _check_size(index, n_bytes)
@@ -198,7 +198,8 @@ def measure(compact: CompactIndex, n=None) -> Measured: # n: prompts; default: 1
     "How near the compact index comes to the exact one, over the article's first prompts."
     n, index = by_scale(1000, 100) if n is None else n, compact.index
     rule, v = compact.rule, compact.vote
-    ids = prompt_ids(index.strings)[:n]
+    if n < 1: raise ValueError(f'{n} prompts are asked for; at least 1 must be')
+    ids = prompt_ids(index.strings, n)
     queries, own = index.queries(index.strings.tokens(ids)), torch.as_tensor(index.row_of[ids]).long()
     # the nearest strings by either index, the prompt itself left out
     found = compact.nearest(queries, own)

@@ -321,9 +321,11 @@ def joined(backend='gloo'): # None: PyTorch's choice
 # %% ../nbs/00_core.ipynb #n_ar1p
 _EXACT = 'highest', 'ieee', 'ieee'
 
-def _set_precision(of_all, cuda, onednn):
+def _set_precision(of_all, *of_backends): # CUDA's products, oneDNN's
     if of_all: torch.set_float32_matmul_precision(of_all)
-    torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision = cuda, onednn
+    for backend, precision in zip((torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), of_backends):
+        backend.fp32_precision = 'none' # what is set for all backends counts, if that is the same
+        if backend.fp32_precision != precision: backend.fp32_precision = precision
 
 # %% ../nbs/00_core.ipynb #n_ar1q
 def _precision() -> tuple: # that of all backends, of CUDA's products, of oneDNN's

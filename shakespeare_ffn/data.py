@@ -240,11 +240,11 @@ _LENGTHS = 12 # that are kept
 
 @patch
 def substrings(self: Corpus, length: int) -> Substrings:
-    "Its distinct substrings of `length` tokens; those of the last dozen lengths asked anew are kept."
+    "Its distinct substrings of `length` tokens; those of a dozen lengths are kept."
     if not 1 <= length <= len(self.tokens):
         raise UserError(f'a length of {length} is out of range: 1 to {len(self.tokens)}')
     if found := self.kept.get(length): return found
-    while len(self.kept) >= _LENGTHS: self.kept.pop(next(iter(self.kept)), None) # the first
+    for first in list(self.kept)[:max(0, len(self.kept)+1-_LENGTHS)]: self.kept.pop(first, None)
     self.kept[length] = found = Substrings(self.text, self.tokens, length, len(self.tokenizer), self.begins)
     return found
 

@@ -739,13 +739,15 @@ _KINDS = {'corpus': 'tinyshakespeare.txt',
           'neighbours': 'neighbours/*-length*',
           'compact': 'compact/*-length*',
           'own': 'own/*',
-          'model': 'models/*',
-          'variant': 'variants/*',
-          'embeddings': 'embeddings/*',
-          'approximation': 'approximations/*',
-          'long': 'long/*',
-          'checked': 'checked', # copies of notebooks that `make reproduce` and `make gpu` ran
-          'gpu': 'gpu',
+          'model': 'models/*-seed*',
+          'variant': 'models/variant-*',
+          'scores': 'variants/*.safetensors', # of variants, at smoke scale
+          'embeddings': 'embeddings/*-block*',
+          'approximation': 'approximations/*.kept',
+          'unfinished': 'approximations/*.checkpoint',
+          'long': 'long/*.kept',
+          'checked': 'checked', # notebooks that `make reproduce ARGS=--check` ran
+          'gpu': 'gpu',         # those that `make gpu` ran
           'note': '*.json'} # kind → pattern below the cache folder; the first that fits counts
 
 # %% ../nbs/08_explain.ipynb #h4g2

@@ -107,6 +107,6 @@ def run_from(model: Transformer,
             ) -> torch.Tensor: # (batch, time, vocab_size) logits
     "What the model makes of a residual stream that enters before a block."
     check_block(block, len(model.blocks)+1)
-    model = evaluating(model)
+    if any(m.training for m in model.modules()): model = evaluating(model)
     for b in model.blocks[block:]: x = b(x)
     return model.head(x)

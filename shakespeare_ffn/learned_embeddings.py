@@ -263,7 +263,7 @@ def _stage_file(model: Transformer,
                ) -> Path:
     "Where a stage's embeddings are kept in the user's cache."
     which = 'all' if tokens is None else '-'.join(map(str, tokens))
-    speed = speed or _stage_defaults(model, block).speed
+    if speed is None: speed = _stage_defaults(model, block).speed
     apart = '' if spread == 1 else f'-spread{spread:g}'
     name = f'{model.hash[:12]}-{scale()}-block{block}-tokens{which}-n{n}-speed{speed}{apart}.kept'
     return cache_dir()/'embeddings'/name
@@ -294,8 +294,9 @@ def stage_embeddings(model: Transformer,
                      progress=True) -> LearnedEmbeddings:
     "Learned embeddings of a stage, from the user's cache or learned now; can be stopped and taken up."
     default_speed, default_n, max_steps, target = _stage_defaults(model, block)
-    speed = speed or default_speed
-    n = n or max(_sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread), default=default_n)
+    if speed is None: speed = default_speed
+    known = _sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread)
+    if n is None: n = max(known, default=default_n)
     path = _stage_file(model, block, tokens, n, speed, spread)
     def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
@@ -307,8 +308,7 @@ def stage_embeddings(model: Transformer,
         return found._asdict()
     # whoever waited finds what the other process learned
     with one_at_a_time(path): tensors = kept_tensors(path) or learn()
-    device = model.lm_head.weight.device
-    return LearnedEmbeddings(*(tensors[name].to(device) for name in LearnedEmbeddings._fields))
+    return LearnedEmbeddings(*(tensors[name].to(model.device) for name in LearnedEmbeddings._fields))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c041
 class Summary(NamedTuple):

@@ -371,8 +371,8 @@ def fit_measure(index: KeyIndex, model: Decoder, # that is to be told
     lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else list(blocks))
     size = min(by_scale(256, 32), lesson.mean.numel()) if size is None else size
     k = min(by_scale(1000, 50) if k is None else k, len(index)-1)
-    n = min(n or by_scale(25_600, 128), 2**28//model.vocab_size + 1) # a gigabyte
-    course = _Course(rounds or by_scale(6, 2), n, k, heard, batch, rate)
+    n = min(by_scale(25_600, 128) if n is None else n, 2**28//model.vocab_size + 1) # a gigabyte
+    course = _Course(by_scale(6, 2) if rounds is None else rounds, n, k, heard, batch, rate)
     learned = _Learned(lesson.start(size)).to(accelerator())
     lesson.learn_all(learned, course, checkpoint, progress)
     beta, power = learned.numbers.detach().exp().tolist()
@@ -457,6 +457,7 @@ def distance_apart(approximation, # that has `sums`
                   ) -> float:
     "Mean Hellinger distance to the model, each string left out; a `UserError` for an index of another text."
     check_index(index, corpus, index.model, 'ffwd')
+    if n < 1: raise ValueError(f'{n} strings are asked for; at least 1 must be')
     strings = index.strings
     n = min(n, len(strings), 2**28//index.model.vocab_size + 1)
     ids = prompt_ids(strings, len(strings))[len(strings)-n:]

@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
@@ -149,16 +150,14 @@ def _init_weights(module):
     if isinstance(module, nn.Linear) and module.bias is not None: nn.init.zeros_(module.bias)
 
 # %% ../nbs/01_model.ipynb #set1
-def _told(m: nn.Module) -> dict: # name → a number, a text, a tuple or None
-    plain = bool, int, float, str, tuple, type(None)
-    return {name: value for name, value in vars(m).items() if isinstance(value, plain)
-            and not re.search('^_|training|dropout|cached|checkpointing', name)}
+_DECIDES = 'head|eps|nonlinearity|max_norm|norm_type|scaling|scale_attn|causal|window|groups' # in a name
 
-# %% ../nbs/01_model.ipynb #set1b
-def settings(model: nn.Module) -> dict: # (module, name) → value
-    "What the modules of a model were told, but for what matters in training alone."
-    parts = [(place, m) for place, m in model.named_modules() if 'Dropout' not in type(m).__name__]
-    return {(place, name): value for place, m in parts for name, value in _told(m).items()}
+def settings(model: nn.Module) -> dict: # (module, name) → a number, a text or None
+    "What the modules of a model were told that decides its answers, besides the weights and their shapes."
+    plain = bool, int, float, str, type(None)
+    told = ((place, name, value) for place, m in model.named_modules() for name, value in vars(m).items())
+    return {(place, name): value for place, name, value in told
+            if isinstance(value, plain) and re.search(_DECIDES, name)}
 
 # %% ../nbs/01_model.ipynb #c026
 class Transformer(nn.Module):
@@ -282,6 +281,8 @@ def load_model(path=None,    # a file that save_model wrote; default: the packag
     return model.to(device).eval().requires_grad_(False)
 
 # %% ../nbs/01_model.ipynb #h2h
+_TAKEN = weakref.WeakKeyDictionary() # snapshot → `_Taken`, see below
+
 def evaluating(model: nn.Module) -> nn.Module:
     "The model in evaluation mode, not compiled: weights and hooks are shared, the original stays as it is."
     if isinstance(model, torch.jit.ScriptModule):
@@ -294,6 +295,7 @@ def evaluating(model: nn.Module) -> nn.Module:
     children = {name: child for name, child in model._modules.items() if child is not None}
     twin._modules.update({name: evaluating(child) for name, child in children.items()})
     twin.training, twin._compiled_call_impl = False, None
+    if taken := _TAKEN.get(model): _TAKEN[twin] = taken # a snapshot's weights are a snapshot's
     return twin
 
 # %% ../nbs/01_model.ipynb #h2k
@@ -327,15 +329,22 @@ def check_plain(model: nn.Module):
                             f'{found[1]} first')
 
 # %% ../nbs/01_model.ipynb #h2m1
-_TAKEN = weakref.WeakKeyDictionary() # snapshot → its hash, and what it was then
+class _Taken(NamedTuple):
+    "A snapshot as it was taken."
+    hash: str
+    numbers: list    # changes with edits in place, but for those by `.data` or NumPy
+    settings: dict
+    parameters: list # so that no other has the id of one of them
 
-def _as_it_is(model: nn.Module) -> tuple: # changes with every edit in place, or of a setting
-    return [(id(p), p._version) for p in model.parameters()], settings(model)
+def _numbers_now(model: nn.Module) -> list:
+    return [(id(p), p.data_ptr(), p._version, p.dtype) for p in model.parameters()]
 
+# %% ../nbs/01_model.ipynb #h2m1b
 def hash_when_taken(model: nn.Module): # → str, or None
-    "The hash of a snapshot that nobody has edited since."
-    taken, then = _TAKEN.get(model, (None, None))
-    return taken if taken and then == _as_it_is(model) else None
+    "The hash of a snapshot that nobody has edited since, by more than `.data` or NumPy."
+    taken = _TAKEN.get(model)
+    as_then = taken and taken.numbers == _numbers_now(model) and taken.settings == settings(model)
+    return taken.hash if as_then else None
 
 # %% ../nbs/01_model.ipynb #h2n
 @patch(as_prop=True)
@@ -362,7 +371,7 @@ def snapshot(model: Transformer) -> Transformer:
         given = {name: p for name, p in m._parameters.items() if p is not None}
         copies = {name: nn.Parameter(p.detach().clone(), requires_grad=False) for name, p in given.items()}
         m._parameters.update(copies)
-    _TAKEN[model] = model.hash, _as_it_is(model)
+    _TAKEN[model] = _Taken(model.hash, _numbers_now(model), settings(model), list(model.parameters()))
     return model
 
 # %% ../nbs/01_model.ipynb #dp2

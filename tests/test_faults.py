@@ -579,13 +579,17 @@ def test_cache_lists_what_is_there_and_removes_what_is_named(small, new_cache, c
     (new_cache/'mine.txt').write_text('precious', encoding='utf-8')
     there = listed(capsys)
     assert {e['kind'] for e in there.values()} >= {'corpus', 'index', 'counts'} and 'mine.txt' not in there
-    others = 'models/variant-deeper-full.safetensors', 'approximations/0-measure.checkpoint', 'checked', 'gpu'
+    others = ('models/variant-deeper-full.safetensors', 'variants/deeper.safetensors',
+              'approximations/0-measure.checkpoint', 'checked', 'gpu')
+    (new_cache/'models').mkdir(exist_ok=True)
+    (new_cache/'models'/'mine.safetensors').write_bytes(b'precious')
     for other in others:
         (new_cache/other).parent.mkdir(exist_ok=True)
         if '.' in other: (new_cache/other).write_bytes(b'')
         else: (new_cache/other).mkdir()
     assert {*others} < {*listed(capsys)}
     assert {*listed(capsys, 'remove', *others)} == {*others} and not {*others} & {*listed(capsys)}
+    assert (new_cache/'models'/'mine.safetensors').exists()
     found = there[f'keys/{index.path.name}']
     assert found['n_bytes'] == sum(p.stat().st_size for p in index.path.iterdir()) and 0 <= found['age'] < 600
     assert found['of'] == dict(scale='smoke', length='10', arithmetic=index.identity['arithmetic'],

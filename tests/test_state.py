@@ -22,8 +22,8 @@ from shakespeare_ffn.explore import PageData
 from shakespeare_ffn.hooks import capture, hooked, run_from
 from shakespeare_ffn.learned_embeddings import LearningRun, _token_losses, initial_embeddings
 from shakespeare_ffn.learned_embeddings import least_losses
-from shakespeare_ffn.model import Config, Transformer, check_prompt, generate, load_model, next_char_probs
-from shakespeare_ffn.model import save_model, weights_hash
+from shakespeare_ffn.model import Config, Transformer, check_prompt, evaluating, generate, hash_when_taken
+from shakespeare_ffn.model import load_model, next_char_probs, save_model, snapshot, weights_hash
 from shakespeare_ffn.learned_measure import fit_measure, measured_approximation
 from shakespeare_ffn.nearest_strings import BETAS, Nearest, Vote, calibrate_nearest, nearest_approximation
 from shakespeare_ffn.nearest_strings import nearest_keys, nearest_to, prompt_neighbours, tuned_vote
@@ -360,11 +360,27 @@ def test_an_index_answers_for_the_weights_it_was_asked_for(corpus, own):
 @pytest.mark.parametrize('copied', [False, True])
 def test_a_snapshot_that_is_edited_is_another_model(corpus, own, copied, cache):
     index, sound = corpus_index(corpus, own, 2, quiet=True), contents(cache/'keys')
+    assert hash_when_taken(index.model) == hash_when_taken(evaluating(index.model)) == own.hash
     model = copy.deepcopy(index.model) if copied else index.model
+    assert (hash_when_taken(model) is None) == copied
     model.blocks[0].ffwd.out.weight[0, 0] += 1e-6 # less than the check of four rows sees
     assert model.hash != own.hash
     assert corpus_index(corpus, model, 2, quiet=True).path != index.path
     assert contents(cache/'keys').items() >= sound.items()
+
+def test_a_snapshot_of_other_numbers_is_another_model(own):
+    taken = snapshot(own)
+    weight = taken.lm_head.weight
+    weight.data = weight.data + 1
+    assert taken.hash != own.hash
+    with pytest.raises(UserError, match='float16'): snapshot(own).half().hash
+
+@pytest.mark.parametrize('change', [lambda m: setattr(m.token_embedding, 'padding_idx', 3),
+                                    lambda m: setattr(m.lm_head, 'out_features', 70), lambda m: m.train(),
+                                    lambda m: setattr(m, 'note', 'mine')])
+def test_what_changes_no_answer_changes_no_hash(own, change):
+    change(own)
+    assert own.hash == load_model().hash
 
 def test_weights_that_change_while_the_index_is_built(new_cache, corpus, own, monkeypatch):
     "a model that is trained in another thread"

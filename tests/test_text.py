@@ -9,6 +9,7 @@ from unittest import mock
 import matplotlib.pyplot as plt, nbformat, pytest, torch
 from hypothesis import Phase, assume, given, settings, strategies as st
 from IPython.core.formatters import DisplayFormatter
+from matplotlib.texmanager import TexManager
 from shakespeare_ffn import explain as module
 from shakespeare_ffn.cosine_sims import SparseCounts
 from shakespeare_ffn.core import UserError, code_span, quoted, show_char, show_lines, show_text
@@ -147,8 +148,9 @@ def test_a_figure_draws_signs(e, kind):
     ticks = [t for ax in figure.axes for t in ax.get_xticklabels()]
     assert not any(t.get_parse_math() for t in [figure.axes[0].title, *ticks])
 
-def test_a_figure_asks_for_no_latex(tmp_path, capsys):
+def test_a_figure_asks_for_no_latex(tmp_path, capsys, monkeypatch):
     file = tmp_path/'figure.svg'
+    monkeypatch.setattr(TexManager, 'make_dvi', None) # as where there is none
     with plt.rc_context({'text.usetex': True}): main(['To be', '--figure', str(file)])
     assert file.stat().st_size > 1000
     assert 'end its name in .png, .svg or .pdf' in refused(capsys, 'To be', '--figure', tmp_path/'figure.pgf')
