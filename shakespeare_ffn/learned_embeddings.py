@@ -249,7 +249,8 @@ class _StageDefaults(NamedTuple):
 def _stage_defaults(model: Transformer, block: int) -> _StageDefaults:
     "The defaults of a stage, at the scale that is asked for."
     after_all = block == len(model.blocks)
-    if scale() == 'smoke': return _StageDefaults(50 if after_all else 100, 3, 20_000, .01)
+    if scale() == 'smoke' and after_all: return _StageDefaults(50, 3, 20_000, 1e-4)
+    if scale() == 'smoke': return _StageDefaults(100, 3, 20_000, .001)
     few = block < 4 and accelerator() == 'cpu'
     return _StageDefaults(1 if after_all else 30, 20 if few else 100, 50_000, 1e-4)
 

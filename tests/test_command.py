@@ -44,7 +44,7 @@ FAULTS = {
     'threshold that is none': (['To be', '--thresholds', '.9,.9,.9,.9,.9,nan'], ['nan']),
     'too few thresholds': (['To be', '--thresholds', '.9,.9'], ['2 thresholds', '6 blocks']),
     'too many weights': (['To be', '--weights', '1,1,1,1,1,1,1'], ['7 weights', '6 blocks']),
-    'negative weight': (['To be', '--weights=-1,1,1,1,1,1'], ['from 0 up']),
+    'negative weight': (['To be', '--weights=-1,1,1,1,1,1'], ['from 0 to 1e100']),
     'weights without an end': (['To be', '--thresholds', '0,0,0,0,0,0', '--weights', '1e308,1e308,1,1,1,1'],
                                ['from 0 to 1e100']),
     'sums without an end': (['To be', '--thresholds', '0,0,0,0,0,0', '--weights', '1e305,1,1,1,1,1'],
