@@ -207,7 +207,7 @@ def command(name: str, run, argv=None):
     with redirect_stderr(_Messages(sys.stderr)):
         try:
             _read_settings(argv)
-            print(show_lines(run(argv)), flush=True)
+            print(show_lines(str(run(argv))), flush=True)
         except BrokenPipeError: _drop_output() # whoever reads the output has seen enough
         except KeyboardInterrupt:
             print(f'\n{name}: interrupted; it can be taken up where it stopped', file=sys.stderr)
