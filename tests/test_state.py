@@ -13,7 +13,7 @@ from shakespeare_ffn.class_and_sample import draw, hear_nearest, hear_passing, k
 from shakespeare_ffn.class_and_sample import sample_sums, sums_of
 from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.corpus_keys import corpus_index, plain_keys
-from shakespeare_ffn.core import UserError, _precision
+from shakespeare_ffn.core import UserError, _precision, _set_precision
 from shakespeare_ffn.cosine_sims import pair_cosines, similar, threshold_attention, threshold_attention_loop
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.embedding_adjustments import block_vectors
@@ -48,19 +48,27 @@ def changed(get, set, value):
 
 def dtype(d): return lambda: changed(torch.get_default_dtype, torch.set_default_dtype, d)
 
-def precision_of(setting):
-    return lambda: setting.fp32_precision, lambda value: setattr(setting, 'fp32_precision', value)
+@contextlib.contextmanager
+def precision(setting, value): # 'none': as it is set for all
+    setting.fp32_precision = value
+    try: yield
+    finally: setting.fp32_precision = 'none'
+
+@contextlib.contextmanager
+def medium_precision():
+    torch.set_float32_matmul_precision('medium')
+    try: yield
+    finally: _set_precision('highest', 'none', 'none')
 
 STATES = {
     'autocast': lambda: torch.autocast('cpu', torch.bfloat16),
     'float64 by default': dtype(torch.float64),
     'bfloat16 by default': dtype(torch.bfloat16),
     'another device by default': lambda: torch.device('meta'),
-    'medium precision': lambda: changed(torch.get_float32_matmul_precision,
-                                        torch.set_float32_matmul_precision, 'medium'),
-    'bfloat16 in oneDNN': lambda: changed(*precision_of(torch.backends.mkldnn.matmul), 'bf16'),
-    'TF32 on GPUs': lambda: changed(*precision_of(torch.backends.cuda.matmul), 'tf32'),
-    'TF32 everywhere': lambda: changed(*precision_of(torch.backends), 'tf32'),
+    'medium precision': medium_precision,
+    'bfloat16 in oneDNN': lambda: precision(torch.backends.mkldnn.matmul, 'bf16'),
+    'TF32 on GPUs': lambda: precision(torch.backends.cuda.matmul, 'tf32'),
+    'TF32 everywhere': lambda: precision(torch.backends, 'tf32'),
     'inference mode': torch.inference_mode,
     'no gradients': torch.no_grad,
     'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode,
