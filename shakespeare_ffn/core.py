@@ -341,8 +341,9 @@ class _Precision:
 
     def enter(self):
         with self.lock:
-            if self.users == 0: self.before = _precision()
-            _set_precision(*_EXACT)
+            now = _precision()
+            if self.users == 0: self.before = now
+            if now != _EXACT: _set_precision(*_EXACT) # else others may be multiplying
             self.users += 1
 
     def leave(self):

@@ -639,16 +639,15 @@ def _cost_of(refine,                 # candidates → _Kept of them
 def _plan_costs(costs: dict,         # _Sieve → _SieveCost
                 decide: float,       # seconds for all pairs once they are let through
                 seconds, share,      # what the beginning of a plan takes and leaves
+                left,                # of the share, what has to be decided if the plan ends here
                 plan=(),             # this beginning, behind the balls
-               left=None,           # what has to be decided if the plan ends here; default: all it leaves
                ) -> dict:            # sieves of a plan → seconds
     "What each plan takes."
-    left = share if left is None else left
     plans = {plan: seconds + left*decide} if left < .5 else {}
     for sieve, cost in costs.items():
         if plan and sieve.depth <= plan[-1].depth: continue
         takes = cost.fixed + share*cost.seconds
-        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, (*plan, sieve), cost.left)
+        plans |= _plan_costs(costs, decide, seconds + takes, cost.share, cost.left, (*plan, sieve))
     return plans
 
 # %% ../nbs/05_cosine_sims.ipynb #s096
@@ -673,7 +672,7 @@ def _cheapest(some, sample, own, sieves: list,
     share = _n_pairs(cascade.candidates(sample))/_n_pairs(everyone)
     decide = _time_of(lambda: _scan(cascade.batches_of(sample, 0, everyone), own))
     plans = {None: _time_of(lambda: _scan(_all_cosines(some, sample, 0), own))}
-    plans |= _plan_costs(costs, decide, by_balls, share)
+    plans |= _plan_costs(costs, decide, by_balls, share, share)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc

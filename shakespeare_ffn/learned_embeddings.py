@@ -296,9 +296,9 @@ def stage_embeddings(model: Transformer,
     "Learned embeddings of a stage, from the user's cache or learned now; can be stopped and taken up."
     default_speed, default_n, max_steps, target = _stage_defaults(model, block)
     if speed is None: speed = default_speed
-    known = _sizes_in_cache(model, block, tokens=tokens, speed=speed, spread=spread)
-    if n is None: n = max(known, default=default_n)
-    path = _stage_file(model, block, tokens, n, speed, spread)
+    choices = dict(tokens=tokens, speed=speed, spread=spread)
+    if n is None: n = max(_sizes_in_cache(model, block, **choices), default=default_n)
+    path = _stage_file(model, block, n=n, **choices)
     def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
         checkpoint = path.with_suffix('.checkpoint')

@@ -5,7 +5,7 @@ import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 from torch.nn.utils import parametrize, prune
-from shakespeare_ffn import corpus_keys
+from shakespeare_ffn import core, corpus_keys
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, judge
 from shakespeare_ffn.approximation_details import nearest as nearest_tokens, other_prompt_null
 from shakespeare_ffn.approximation_details import predicted_tokens
@@ -13,7 +13,7 @@ from shakespeare_ffn.class_and_sample import draw, hear_nearest, hear_passing, k
 from shakespeare_ffn.class_and_sample import sample_sums, sums_of
 from shakespeare_ffn.compact import compact_index, measure
 from shakespeare_ffn.corpus_keys import corpus_index, plain_keys
-from shakespeare_ffn.core import UserError, _precision, _set_precision
+from shakespeare_ffn.core import UserError, true_float32, _precision, _set_precision
 from shakespeare_ffn.cosine_sims import pair_cosines, similar, threshold_attention, threshold_attention_loop
 from shakespeare_ffn.data import prompt_ids
 from shakespeare_ffn.embedding_adjustments import block_vectors
@@ -235,8 +235,9 @@ def given_before(corpus, model): return Given(corpus, model)
 
 # Each state is in one of two, which takes a quarter of the time.
 TOGETHER = [['autocast', 'bfloat16 by default', 'medium precision', 'deterministic algorithms',
-             'inference mode'], ['float64 by default', 'another device by default', 'no gradients',
-                               'bfloat16 in oneDNN', 'TF32 on GPUs', 'TF32 everywhere']]
+             'inference mode'],
+            ['float64 by default', 'another device by default', 'no gradients', 'bfloat16 in oneDNN',
+             'TF32 on GPUs', 'TF32 everywhere']]
 def test_all_states_are_in_one(): assert sorted(sum(TOGETHER, [])) == sorted(STATES)
 
 @pytest.mark.parametrize('by', BY)
@@ -279,6 +280,12 @@ def test_any_states_together(corpus, own, expected, states, train):
         assert json.dumps(explain('to', corpus, own, quiet=True).to_dict()) == expected['explain']
         assert seen() == before
     assert [m.training for m in own.modules()] == modes
+
+def test_who_comes_later_sets_no_precision(monkeypatch):
+    "not even for a moment, in which another thread may multiply"
+    with true_float32(), monkeypatch.context() as patch:
+        patch.setattr(core, '_set_precision', None)
+        with true_float32(): assert _precision() == ('highest', 'ieee', 'ieee')
 
 def test_threads_agree_and_leave_everything_as_it_was(new_cache, corpus, own):
     own.train()
