@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SHA256', 'PIECE', 'corpus_bytes', 'CharTokenizer', 'place_in', 'Tokenized', 'WindowRanks', 'rank_windows',
-           'Substrings', 'Corpus', 'text_file', 'note_line_ends', 'load_corpus', 'Split', 'prompt_ids']
+           'Substrings', 'Corpus', 'text_file', 'note_line_ends', 'load_corpus', 'Split', 'prompt_ids', 'last_ids']
 
 # %% ../nbs/00_data.ipynb #c003
 import functools, hashlib, http.client, os, stat, sys, urllib.error, urllib.request
@@ -317,3 +317,9 @@ def prompt_ids(strings: Substrings, # of length 10 for the article's prompts
     if n is not None and n < 0: raise ValueError(f'{n} prompts are asked for; from 0 on there may be')
     shuffled = torch.randperm(len(strings), generator=torch.Generator().manual_seed(1337), device='cpu')
     return shuffled[:by_scale(20_000, 200) if n is None else n].numpy()
+
+# %% ../nbs/00_data.ipynb #c077n
+def last_ids(strings: Substrings, n: int) -> np.ndarray: # (n,) numbers of strings, or of all
+    "Strings to choose on: the last `n` of the permutation whose first are the article's prompts."
+    if n < 1: raise ValueError(f'{n} strings are asked for; at least 1 must be')
+    return prompt_ids(strings, len(strings))[-n:]

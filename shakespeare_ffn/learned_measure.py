@@ -24,7 +24,7 @@ from .core import WEIGHTS, UserError, accelerator, by_scale, float64
 from .core import keep_tensors, kept_tensors, true_float32
 from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Similar, SparseCounts, cosine, error_bound, norms
-from .data import Corpus, prompt_ids
+from .data import Corpus, last_ids, prompt_ids
 from .hooks import check_block
 
 # %% ../nbs/07d_learned_measure.ipynb #m003c
@@ -457,10 +457,8 @@ def distance_apart(approximation, # that has `sums`
                   ) -> float:
     "Mean Hellinger distance to the model, each string left out; a `UserError` for an index of another text."
     check_index(index, corpus, index.model, 'ffwd')
-    if n < 1: raise ValueError(f'{n} strings are asked for; at least 1 must be')
     strings = index.strings
-    n = min(n, len(strings), 2**28//index.model.vocab_size + 1)
-    ids = prompt_ids(strings, len(strings))[len(strings)-n:]
+    ids = last_ids(strings, min(n, 2**28//index.model.vocab_size + 1))
     tokens, own = strings.tokens(ids), torch.as_tensor(index.row_of[ids]).long()
     sums = approximation.sums(index.queries(tokens), index.keys, index.next_counts(), own)
     says, _ = approximation(sums, unigram_distribution(corpus))

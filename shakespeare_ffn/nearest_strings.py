@@ -24,7 +24,7 @@ from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Pairs, Similar, SparseCounts, batches, best_device, cosine
 from .cosine_sims import error_bound, exceeding, find_true, list_pairs, norms, pair_cosines
 from .cosine_sims import pairs, unit, waiting_group, watched
-from .data import Corpus, prompt_ids
+from .data import Corpus, last_ids, prompt_ids
 from .model import next_char_probs, plain_state
 from .other_models import Decoder
 from .shards import ShardedIndex
@@ -639,12 +639,11 @@ def enough(self: _Tuning, k: int, distance: float, v: Vote) -> int:
 def _tuning(model, index, n: int, betas) -> _Tuning: # on n strings, or as many as there is room for
     "The last strings of the order in which the article's prompts are the first."
     strings = index.strings
-    ids = prompt_ids(strings, len(strings))[-min(n, 2**28//model.vocab_size + 1):]
+    ids = last_ids(strings, min(n, 2**28//model.vocab_size + 1))
     tokens = strings.tokens(ids)
     own = torch.as_tensor(index.rows_of(tokens)).long()
     probs = next_char_probs(model, tokens).cpu()
     return _Tuning(index, index.queries(tokens), own, index.next_counts(), probs, betas)
-
 
 # %% ../nbs/07c_nearest_strings.ipynb #k012
 def _nearest_file(model: Decoder) -> Path:

@@ -24,7 +24,7 @@ from .cosine_sims import Counted, Similar, SparseCounts, Values, best_device, bl
 from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
 from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
-from .data import PIECE, Corpus, prompt_ids
+from .data import PIECE, Corpus, last_ids, prompt_ids
 from .model import Transformer, next_char_probs, plain_state
 from .other_models import Decoder
 from .shards import ShardedIndex
@@ -355,11 +355,6 @@ def grid_around(approximation: Approximation) -> torch.Tensor: # (n_layer, n_thr
     steps = .01*float64(range(*by_scale((-8, 9), (-2, 3))))
     return (float64(approximation.thresholds)[:, None] + steps).clamp(max=.99).round(decimals=4)
 
-# %% ../nbs/07_similar_space.ipynb #c044
-def _calibration_ids(strings, n: int) -> np.ndarray: # (n,) numbers of strings
-    "Strings to tune on: the last `n` of the permutation whose first 20,000 are the article's prompts."
-    return prompt_ids(strings, len(strings))[max(0, len(strings)-n):]
-
 # %% ../nbs/07_similar_space.ipynb #cd2
 def condense(values: SparseCounts,
              tokens,         # (m,) those that are counted, ascending; None: all stay as they are
@@ -443,7 +438,7 @@ class _Source:
 @patch
 def problem(self: _Source, n: int, grid, progress) -> _Problem:
     "What is counted for `n` strings, or as many as there is room for, if there are many tokens."
-    ids = _calibration_ids(self.index.strings, n)
+    ids = last_ids(self.index.strings, n)
     if self.tokens is None: return self.part(ids, grid, progress)
     at_once = _ENTRIES//(4*grid.numel()*self.values.width) + 1
     found, room = [], n
