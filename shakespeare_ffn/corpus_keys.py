@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['plain_keys', 'TrieForward', 'LibraryForward', 'PlainForward', 'forward_of', 'alphabetical_ids', 'by_endings',
-           'identity', 'index_path', 'BadIndex', 'read_json', 'read_manifest', 'KeyIndex', 'human', 'say', 'beside',
-           'locked', 'check_room', 'progress_bar', 'build', 'disk_faults', 'remove_damaged', 'corpus_index',
+           'identity', 'index_path', 'BadIndex', 'read_json', 'read_manifest', 'map_rows', 'KeyIndex', 'human', 'say',
+           'beside', 'locked', 'check_room', 'progress_bar', 'build', 'disk_faults', 'remove_damaged', 'corpus_index',
            'check_index']
 
 # %% ../nbs/04_corpus_keys.ipynb #c003
@@ -311,7 +311,7 @@ def _n_bytes(shape) -> int: # of bfloat16 numbers
     return 2*math.prod(shape)
 
 # %% ../nbs/04_corpus_keys.ipynb #k482
-def _map_rows(file: Path, shape, mode='c') -> torch.Tensor: # mode: 'c' to read, 'r+' to write
+def map_rows(file: Path, shape, mode='c') -> torch.Tensor: # mode: 'c' to read, 'r+' to write
     "A file of bfloat16 numbers as a tensor, read when it is used; an `OSError` where files cannot be mapped."
     if not file.exists(): raise BadIndex('its numbers are missing')
     size, expected = file.stat().st_size, _n_bytes(shape)
@@ -324,7 +324,7 @@ class KeyIndex:
     def __init__(self, path: Path, identity: dict, strings, model: Decoder):
         self.path, self.identity, self.strings, self.model = path, identity, strings, model
         self.manifest = read_manifest(path, identity)
-        self.keys = _map_rows(path/'keys.bfloat16', identity['shape'])
+        self.keys = map_rows(path/'keys.bfloat16', identity['shape'])
         ids = alphabetical_ids(strings, identity['scale'])
         self.ids = ids[by_endings(strings.tokens(ids))]
         self.row_of = np.full(len(strings), -1) # of strings without a row
@@ -525,7 +525,7 @@ def _take_room(partial: Path, identity: dict):
     partial.mkdir(exist_ok=True)
     try:
         _reserve(file, _n_bytes(shape))
-        _map_rows(file, shape)
+        map_rows(file, shape)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -581,7 +581,7 @@ def note_progress(self: _Build):
 @patch
 def new_rows(self: _Build, n=8192): # rows at a time
     "Yield numbers of strings `(n,)` and keys `(n_layer, n, n_embed)`, of all that is new since last time."
-    rows = _map_rows(self.rows.file, self.identity['shape'])
+    rows = map_rows(self.rows.file, self.identity['shape'])
     chunks = [self.chunk_at(i) for i in range(self.shown, self.done)]
     self.shown = self.done
     new = np.concatenate([np.arange(at.start, at.stop) for at in chunks])

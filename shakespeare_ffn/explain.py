@@ -28,8 +28,8 @@ from .core import by_scale, cache_dir, command, device, existing_file, file_name
 from .core import quoted, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
-from .learned_measure import best_approximation, calibrate_measure, distance_apart
-from .learned_measure import forget_measure
+from .learned_measure import MeasuredApproximation, best_approximation, calibrate_measure
+from .learned_measure import distance_apart, forget_measure
 from .model import Transformer, check_prompt, load_model, next_char_probs, plain_state
 from .model import snapshot
 from .nearest_strings import calibrate_nearest, nearest_approximation
@@ -69,8 +69,8 @@ class SimilarString:
 # %% ../nbs/08_explain.ipynb #c011
 @dataclass
 class BlockExplanation:
-    "What one block contributes."
-    block: int
+    "What a block contributes, or several that are compared together."
+    blocks: list    # of int
     rule: str       # how its strings were found
     share: float    # of the approximation
     n_similar: int
@@ -126,7 +126,7 @@ def _explain_blocks(approximation, sums, # (n_blocks, vocab_size) of the evidenc
     def of(e, counts, says, share):
         counts, says = top_tokens(counts, tokenizer, None), top_tokens(says, tokenizer, None)
         strings = _listed(e, top, index, values, tokenizer)
-        return BlockExplanation(e.block, e.rule, share.item(), len(e.rows), strings, counts, says)
+        return BlockExplanation(list(e.blocks), e.rule, share.item(), len(e.rows), strings, counts, says)
     return [of(*each) for each in zip(evidence, sums, says, shares)]
 
 # %% ../nbs/08_explain.ipynb #t008
@@ -278,6 +278,7 @@ def explain(prompt: str,
     model_probs = next_char_probs(model, tokens[None])[0].cpu()
     preview = None if quiet else _preview(tokens, model_probs, corpus, model, approximation, exclude_self)
     index = open_index(corpus, model, len(tokens), quiet, preview)
+    if isinstance(approximation, MeasuredApproximation): approximation.prepare(index, quiet)
     return _explain_with(index, prompt, tokens, corpus, model_probs, approximation, top, exclude_self, device)
 
 # %% ../nbs/08_explain.ipynb #c024
@@ -318,12 +319,21 @@ def _string_line(similar_string: SimilarString, corpus: Corpus) -> str:
     numbers = f'{similar_string.cosine:.3f}  {similar_string.weight:5.1%}'
     return f'  {numbers}  {shown:<{length + 41}}  line {number:,}{others}' # 22 before, 14 behind, five signs
 
+# %% ../nbs/08_explain.ipynb #u009a
+def _named(blocks: list) -> str: # of int
+    "Blocks as one says it."
+    *others, last = sorted(blocks)
+    if not others: return f'block {last}'
+    in_a_row = others == list(range(last - len(others), last))
+    if in_a_row and len(others) > 1: return f'blocks {others[0]} to {last}'
+    return f'blocks {", ".join(map(str, others))} and {last}'
+
 # %% ../nbs/08_explain.ipynb #c028
 def _block_lines(b: BlockExplanation, explanation: Explanation) -> list:
-    "One block: its line, what it says, and the best of its strings in their lines."
+    "A block, or several together: a line, what they say, and the best of their strings in their lines."
     few = {0: 'no similar string', 1: '1 similar string'}
     found = few.get(b.n_similar, f'{b.n_similar:,} similar strings')
-    lines = ['', f'Block {b.block}: {found} ({b.rule}), {b.share:.1%} of the approximation']
+    lines = ['', f'{_named(b.blocks).capitalize()}: {found} ({b.rule}), {b.share:.1%} of the approximation']
     if b.says: lines += [f'  says  {_shares(b.says)}']
     return lines + [_string_line(s, explanation.corpus) for s in b.similar]
 
@@ -394,11 +404,11 @@ def _repr_html_(self: Explanation):
 # %% ../nbs/08_explain.ipynb #c047
 def _plot_block(b: BlockExplanation, chars: list, ax):
     "One block's distribution over given characters, small."
-    colour = BLOCK_COLOURS[b.block % len(BLOCK_COLOURS)]
+    colour = BLOCK_COLOURS[b.blocks[-1] % len(BLOCK_COLOURS)]
     ax.bar(range(len(chars)), [b.says.get(c, 0) for c in chars], color=colour)
     ax.set(ylim=(0, 1), yticks=[0, 1])
     tick_chars(ax, chars)
-    ax.set_title(f'block {b.block}: {b.n_similar:,} strings', fontsize='medium')
+    ax.set_title(f'{_named(b.blocks)}: {b.n_similar:,} strings', fontsize='medium')
     ax.spines[['top', 'right']].set_visible(False)
 
 # %% ../nbs/08_explain.ipynb #u020

@@ -21,8 +21,8 @@ from tqdm.std import tqdm
 
 # %% ../nbs/07d_learned_measure.ipynb #m003b
 from .core import WEIGHTS, UserError, accelerator, by_scale, float64
-from .core import keep_tensors, kept_tensors, true_float32
-from .corpus_keys import KeyIndex, check_index, corpus_index
+from .core import keep_tensors, kept_tensors, true_float32, write_atomically
+from .corpus_keys import BadIndex, KeyIndex, check_index, corpus_index, map_rows
 from .cosine_sims import Similar, SparseCounts, cosine, error_bound, norms
 from .data import Corpus, last_ids, prompt_ids
 from .hooks import check_block
@@ -93,39 +93,47 @@ def sums(self: MeasuredApproximation,
 # %% ../nbs/07d_learned_measure.ipynb #m023
 @patch
 def _labelled(self: MeasuredApproximation, found: Evidence) -> Evidence:
-    "As evidence of the last block that is measured."
-    several = f' of blocks {", ".join(map(str, self.measure.blocks))}' * (len(self.measure.blocks) > 1)
-    return found._replace(block=self.measure.blocks[-1], rule=f'the nearest by a learned measure{several}')
+    "As evidence of all blocks that are measured."
+    return found._replace(blocks=self.measure.blocks, rule='the nearest by a learned measure')
 
 # %% ../nbs/07d_learned_measure.ipynb #l021
-class _Lengths(NamedTuple):
+class _Measured(NamedTuple):
     "What is kept of measured keys."
-    lengths: torch.Tensor # (n_keys,) float32
-    off: torch.Tensor     # (n_keys,) how far a float32 cosine that is made with them can be off
-    of: torch.Tensor      # all numbers of the measure, and the checksum of the keys
+    units: torch.Tensor # (n_keys, size) bfloat16, of length 1 before they were rounded
+    off: torch.Tensor   # (n_keys,) float64, how far a float32 cosine with them can be off
 
 # %% ../nbs/07d_learned_measure.ipynb #l023
 @patch
-def _measure_lengths(self: Measure, keys) -> tuple: # (n_layer, n_keys, n_embed) → lengths, off
-    def of(some): # lengths, and of how many times as long a vector
+def _measure_all(self: Measure, keys, quiet) -> _Measured: # keys: (n_layer, n_keys, n_embed)
+    "All keys as they are kept; a progress bar, if it takes more than a second."
+    def of(some): # directions, and of how many times as long a vector
         before = torch.cat([some[b].float() - mean for b, mean in zip(self.blocks, self.mean)], 1).norm(dim=1)
         measured = self(some)
         lengths, lost = norms(measured), (measured == 0).all(1) & (before > 0)
-        return lengths, (before/lengths).masked_fill(lost, torch.inf)
-    lengths, times = map(torch.cat, zip(*(of(some) for some in keys.split(2**14, dim=1))))
+        return (measured/lengths[:, None]).bfloat16(), (before/lengths).masked_fill(lost, torch.inf)
+    pieces = tqdm(keys.split(2**14, dim=1), 'Measuring the keys, once', delay=1, leave=False, disable=quiet)
+    units, times = map(torch.cat, zip(*map(of, pieces)))
     bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))
-    return lengths, bound*self.matrix.double().norm().item()*times
+    return _Measured(units, 2**-9 + bound*self.matrix.double().norm().item()*times.double())
 
 # %% ../nbs/07d_learned_measure.ipynb #l025
 @patch
-def _lengths_in(self: Measure, index: KeyIndex) -> _Lengths:
-    file, checksum = index.path/'measured.kept', list(str(index.manifest.get('sha256')).encode())
-    of = torch.cat([x.flatten() for x in (float64(self.blocks), self.mean, self.matrix, float64(checksum))])
-    found = kept_tensors(file)
-    if found and {*found} == {*_Lengths._fields} and torch.equal(found['of'], of): return _Lengths(**found)
-    found = _Lengths(*self._measure_lengths(index.keys), of)
-    if (index.path/'manifest.json').exists(): # not of an index that somebody has removed
-        with suppress(UserError): keep_tensors(file, found._asdict())
+def _measured_in(self: Measure, index: KeyIndex, quiet=True) -> _Measured:
+    "The measured keys of an index, which are kept."
+    told = b''.join(x.numpy().tobytes() for x in (float64(self.blocks), self.mean, self.matrix))
+    told += str(index.manifest.get('sha256')).encode()
+    name = index.path/f'measured-{hashlib.sha256(told).hexdigest()[:16]}'
+    off, units = name.with_suffix('.kept'), name.with_suffix('.bfloat16')
+    with suppress(BadIndex, OSError, KeyError):
+        if found := kept_tensors(off):
+            return _Measured(map_rows(units, (len(index.ids), self.matrix.shape[2])), found['off'])
+    found = self._measure_all(index.keys, quiet)
+    if not (index.path/'manifest.json').exists(): return found # of an index that somebody has removed
+    for other in index.path.glob('measured*'):
+        with suppress(OSError): other.unlink()
+    with suppress(UserError):
+        write_atomically(units, found.units.view(torch.int16).numpy())
+        keep_tensors(off, dict(off=found.off))
     return found
 
 # %% ../nbs/07d_learned_measure.ipynb #l027
@@ -137,14 +145,12 @@ def nearest(self: Measure, index: KeyIndex,
            ) -> Similar: # (k,)
     "The `k` keys of an index that are nearest to a query once both are measured."
     norms(self(query[:, None])) # an error for what is not finite
-    kept, one = self._lengths_in(index), self._of(query[:, None], torch.float64)
-    towards = (self.matrix.double() @ F.normalize(one)[0]).float() # (n_blocks, n_embed)
-    each = list(zip(self.blocks, self.mean, towards))
-    def products(some): return sum((some[b].float() - mean) @ w for b, mean, w in each)
+    kept, one = self._measured_in(index), self._of(query[:, None], torch.float64)
+    asked = F.normalize(one)[0].float()
     def measured(rows): return self._of({b: index.keys[b][rows] for b in self.blocks}, torch.float64)
     def exact(rows): return torch.cat([cosine(one, measured(some)) for some in rows.split(2**14)])
-    with true_float32(): rough = torch.cat([products(some) for some in index.keys.split(2**11, dim=1)])
-    return nearest_within(kept.off, rough/kept.lengths, exact, k, exclude)
+    with true_float32(): rough = torch.cat([some.float() @ asked for some in kept.units.split(2**13)])
+    return nearest_within(kept.off, rough, exact, k, exclude)
 
 # %% ../nbs/07d_learned_measure.ipynb #m023b
 @patch
@@ -164,6 +170,12 @@ def evidence_in(self: MeasuredApproximation, index: KeyIndex | ShardedIndex,
     "The nearest strings, weighed."
     found = self._nearest_in(index, query.cpu(), exclude)
     return [self._labelled(self.rule.votes[0]._evidence(found))]
+
+@patch
+@plain_state()
+def prepare(self: MeasuredApproximation, index: KeyIndex | ShardedIndex, quiet=False):
+    "Measure the keys of an index, unless that is done; `evidence_in` would do so without a word."
+    if isinstance(index, KeyIndex): self.measure._measured_in(index, quiet)
 
 # %% ../nbs/07d_learned_measure.ipynb #m031
 class _Learned(nn.Module):

@@ -443,7 +443,7 @@ def __call__(self: NearestApproximation,
 def _evidence(self: Vote, found: Similar) -> Evidence:
     "The strings that a vote has found, weighed."
     rule = 'the nearest, centred' if self.centred else 'the nearest'
-    return Evidence(self.block, rule, *found, (self.beta*(found.cosines - found.cosines[:1])).exp())
+    return Evidence((self.block,), rule, *found, (self.beta*(found.cosines - found.cosines[:1])).exp())
 
 @patch
 @plain_state()

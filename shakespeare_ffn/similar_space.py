@@ -185,8 +185,8 @@ def prompt_counts(corpus: Corpus,
 
 # %% ../nbs/07_similar_space.ipynb #e002
 class Evidence(NamedTuple):
-    "The strings that a block finds similar to a prompt, the nearest first."
-    block: int
+    "The strings that a block finds similar to a prompt, or several together, the nearest first."
+    blocks: tuple          # of int; whose vectors were compared
     rule: str              # how they were found
     rows: torch.Tensor     # (n,) of the index
     cosines: torch.Tensor  # (n,)
@@ -195,7 +195,7 @@ class Evidence(NamedTuple):
     @classmethod
     def above(cls, block: int, threshold: float, found: Similar):
         "Strings that exceed a threshold, each of weight 1."
-        return cls(block, f'cosine above {threshold:g}', *found, torch.ones_like(found.rows))
+        return cls((block,), f'cosine above {threshold:g}', *found, torch.ones_like(found.rows))
 
     def sums(self, values: SparseCounts) -> torch.Tensor: # (n_keys, vocab_size) → (vocab_size,)
         "What follows the strings, weighed."

@@ -258,12 +258,12 @@ def test_json(capsys):
     assert list(explanation) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
                                  'model', 'approximation', 'blocks']
     assert (explanation['prompt'], explanation['length'], explanation['scale']) == ('And only l', 10, 'smoke')
-    assert (explanation['empty'], [b['block'] for b in explanation['blocks']]) == (False, [5])
+    assert (explanation['empty'], [b['blocks'] for b in explanation['blocks']]) == (False, [[0, 1, 2, 3, 4, 5]])
     for p in explanation['model'], explanation['approximation']:
         assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
     for b in explanation['blocks']:
-        assert list(b) == ['block', 'rule', 'share', 'n_similar', 'similar', 'counts', 'says']
-        assert b['n_similar'] == len(b['similar']) == 1000
+        assert list(b) == ['blocks', 'rule', 'share', 'n_similar', 'similar', 'counts', 'says']
+        assert b['n_similar'] == len(b['similar']) == 1500
         total, in_all = {}, sum(b['counts'].values())
         for s in b['similar']:
             assert list(s) == ['string', 'cosine', 'weight', 'next', 'positions']
@@ -278,7 +278,7 @@ def test_json(capsys):
 
 def test_json_by_thresholds(capsys):
     explanation = json.loads(answer(capsys, 'And only l', '--json', '--top', 'all', '--thresholds', 'tuned'))
-    assert [b['block'] for b in explanation['blocks']] == list(range(6))
+    assert [b['blocks'] for b in explanation['blocks']] == [[b] for b in range(6)]
     for b in explanation['blocks']:
         total, threshold = {}, float(b['rule'].removeprefix('cosine above '))
         assert b['n_similar'] == len(b['similar'])

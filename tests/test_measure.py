@@ -1,4 +1,4 @@
-"One prompt's strings by a measure, found without measuring all keys."
+"One prompt's strings by a measure, found among keys that are measured once, and rounded."
 from types import SimpleNamespace
 import pytest
 import torch
@@ -59,7 +59,8 @@ def crowded(tmp_path, request):
         keys[7] = 0.
         keys[7, :3] = torch.tensor([2**-30, 1., -1.])
     measure = Measure((0,), matrix[None], torch.zeros(1, 32))
-    return measure, SimpleNamespace(keys=keys[None], path=tmp_path, manifest=dict(sha256='00'*32))
+    return measure, SimpleNamespace(keys=keys[None], ids=range(500), path=tmp_path,
+                                    manifest=dict(sha256='00'*32))
 
 @pytest.mark.parametrize('k', [1, 7, 100, 499, 500])
 def test_what_float32_cannot_tell_apart(crowded, k):
@@ -77,7 +78,7 @@ def test_a_query_that_is_no_vector(crowded):
             measure.nearest(index, torch.full_like(index.keys[:, 0], wrong), 5)
     assert len(measure.nearest(index, torch.zeros_like(index.keys[:, 0]), 5).rows) == 5
 
-def test_lengths_are_of_these_keys(crowded):
+def test_what_is_kept_is_of_these_keys(crowded):
     "nothing is kept for an index that is gone, or of other keys"
     measure, index = crowded
     def ask(): return measure.nearest(index, index.keys[:, 3], 5).rows
@@ -85,7 +86,7 @@ def test_lengths_are_of_these_keys(crowded):
     assert not [*index.path.iterdir()]
     (index.path/'manifest.json').write_text('{}', encoding='utf-8')
     ask()
-    assert (index.path/'measured.kept').exists()
+    assert {f.suffix for f in index.path.glob('measured*')} == {'.kept', '.bfloat16'}
     index.keys, index.manifest = index.keys.flip(1), dict(sha256='11'*32)
     expected = straightforward(measure, index, index.keys[:, 3], 5, -1)
     assert torch.equal(ask(), expected.indices[:5])
@@ -97,28 +98,48 @@ def test_a_manifest_whose_checksum_is_damaged(crowded, manifest):
     expected = straightforward(measure, index, index.keys[:, 3], 5, -1)
     assert torch.equal(measure.nearest(index, index.keys[:, 3], 5).rows, expected.indices[:5])
 
-def test_lengths_are_kept_once(index, monkeypatch):
-    "those by the last measure, and computed again if they are damaged or of another"
+def test_keys_are_measured_once(index, monkeypatch):
+    "those by the last measure are kept, and measured again if they are damaged or of another"
     calls = []
-    way = Measure._measure_lengths
-    def counted(self, keys):
+    way = Measure._measure_all
+    def counted(self, *args):
         calls.append(self)
-        return way(self, keys)
-    monkeypatch.setattr(Measure, '_measure_lengths', counted)
+        return way(self, *args)
+    monkeypatch.setattr(Measure, '_measure_all', counted)
     one, other = (a_measure(seed, [5], 8, 0) for seed in (1, 2))
     def ask(measure): return measure.nearest(index, index.keys[:, 0], 5)
     for measure in one, one, other, one: ask(measure)
     assert calls == [one, other, one]
-    file = index.path/'measured.kept'
-    keep_tensors(file, dict(lengths=torch.ones(3))) # whole, but what another version kept
-    assert len(ask(one).rows) == 5 and calls.pop() is one
-    file.write_bytes(file.read_bytes()[:100])
-    assert torch.equal(ask(one).rows, ask(one).rows)
-    assert calls == [one, other, one, one]
+    [off] = index.path.glob('measured*.kept')
+    [units] = index.path.glob('measured*.bfloat16')
+    expected = ask(one).rows
+    keep_tensors(off, dict(lengths=torch.ones(3))) # whole, but what another version kept
+    assert torch.equal(ask(one).rows, expected) and calls.pop() is one
+    for file in off, units:
+        file.write_bytes(file.read_bytes()[:100])
+        assert torch.equal(ask(one).rows, expected) and calls.pop() is one
+        file.unlink()
+        assert torch.equal(ask(one).rows, expected) and calls.pop() is one
+    assert calls == [one, other, one] and len([*index.path.glob('measured*')]) == 2
 
-def test_a_place_that_cannot_be_written(index):
-    file = index.path/'measured.kept'
-    file.unlink(missing_ok=True)
+@pytest.mark.parametrize('ending', ['kept', 'bfloat16'])
+def test_a_place_that_cannot_be_written(index, ending):
+    measure = a_measure(3, [5], 8, 0)
+    def ask(): return measure.nearest(index, index.keys[:, 0], 5).rows
+    expected = ask()
+    [file] = index.path.glob(f'measured*.{ending}')
+    file.unlink()
     file.mkdir()
-    try: assert len(a_measure(3, [5], 8, 0).nearest(index, index.keys[:, 0], 5).rows) == 5
+    try: assert torch.equal(ask(), expected)
     finally: file.rmdir()
+
+def test_rounding_is_allowed_for(tmp_path):
+    "keys that bfloat16 cannot tell apart, in any order"
+    random = torch.Generator().manual_seed(0)
+    spread = torch.randn(3000, 64, generator=random)
+    keys = (torch.randn(1, 64, generator=random) + 1e-3*spread)[None]
+    index = SimpleNamespace(keys=keys, ids=range(3000), path=tmp_path, manifest={})
+    measure = Measure((0,), torch.eye(64)[None], torch.zeros(1, 64))
+    for row in 0, 1000, 2999:
+        expected = straightforward(measure, index, keys[:, row], 5, -1)
+        assert torch.equal(measure.nearest(index, keys[:, row], 5).rows, expected.indices[:5])
