@@ -221,12 +221,18 @@ def command(name: str, run, argv=None):
 
 # %% ../nbs/00_core.ipynb #c010
 def device(s: str) -> torch.device:
-    "A device by name, if this machine has it; 'fastest' is a GPU where there is one, else the processor."
-    try:
-        found = torch.zeros(1, device=accelerator() if s == 'fastest' else s).device
-        if found.type in ('cpu', 'cuda', 'mps'): return found # others, such as 'meta', compute nothing
-    except (RuntimeError, AssertionError, NotImplementedError): pass
-    raise argparse.ArgumentTypeError(f"{s!r} is not a device of this machine; 'cpu' always is")
+    """A device by name, if this machine has it and it computes as exactly as the processor.
+
+    'fastest' is a GPU where there is one, else the processor."""
+    wrong = argparse.ArgumentTypeError
+    try: found = torch.zeros(1, device=accelerator() if s == 'fastest' else s).device
+    except (RuntimeError, AssertionError, NotImplementedError): found = torch.device('meta')
+    # others, such as 'meta', compute nothing
+    if found.type not in ('cpu', 'cuda', 'mps'):
+        raise wrong(f"{s!r} is not a device of this machine; 'cpu' always is")
+    if found.type != 'cpu' and not _multiplies_right(found):
+        raise wrong(f"{s!r} does not multiply float32 exactly enough; 'cpu' does")
+    return found
 
 # %% ../nbs/00_core.ipynb #to2
 _TORCHRUN_SETS = 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'
@@ -601,6 +607,15 @@ def multiply(a: torch.Tensor, # (n, d), int8 or floating
             ) -> torch.Tensor: # (n, m)
     "A matrix product; of whole numbers up to `INT8_MOST` in 8 bits it is exact, in int32, if d is above 1."
     return (torch._int_mm if a.dtype == torch.int8 else torch.mm)(a, b)
+
+# %% ../nbs/00_core.ipynb #c0d3
+def _multiplies_right(device, product=torch.mm) -> bool:
+    "Is a float32 product there as near as float32 allows? Of 11 bits it would be a thousand times as far."
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(256, 384, generator=random, dtype=torch.float32) for _ in range(2))
+    with true_float32(): found = product(a.to(device), b.T.to(device)).cpu()
+    off = found.double() - a.double() @ b.double().T
+    return off.square().mean().sqrt().item() < 384*2**-23
 
 # %% ../nbs/00_core.ipynb #n_i11
 def _product_seconds(dtype, device, n=256) -> float: # infinite where the device lacks it, or errs

@@ -1,6 +1,7 @@
 "Nothing in package, tools and benchmarks is for one operating system alone, unless it is guarded."
-import ast, os, re, subprocess, sys
+import argparse, ast, os, re, subprocess, sys
 from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 import pytest, torch
 from shakespeare_ffn import core
 from shakespeare_ffn.corpus_keys import corpus_index
@@ -223,3 +224,13 @@ def test_products_in_8_bits_are_right_on_older_processors(instructions):
     done = subprocess.run([sys.executable, '-c', PRODUCTS], capture_output=True, text=True, encoding='utf-8',
                           env=os.environ | dict(ONEDNN_MAX_CPU_ISA=instructions))
     assert done.returncode == 0, done.stderr
+
+def test_a_device_that_multiplies_coarsely(monkeypatch):
+    "such as a GPU of Apple's might; it is refused, a right one taken"
+    found = SimpleNamespace(device=torch.device('mps'))
+    monkeypatch.setattr('shakespeare_ffn.core.torch.zeros', lambda *_, device: found)
+    for right in True, False:
+        monkeypatch.setattr('shakespeare_ffn.core._multiplies_right', lambda device: right)
+        if right: assert core.device('mps') == found.device
+        else:
+            with pytest.raises(argparse.ArgumentTypeError, match="'cpu' does"): core.device('mps')
