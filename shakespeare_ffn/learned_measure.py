@@ -30,7 +30,7 @@ from .hooks import check_block
 # %% ../nbs/07d_learned_measure.ipynb #m003c
 from .model import next_char_probs, plain_state
 from .nearest_strings import Nearest, NearestApproximation, Vote, mean_key, nearest_in_shards
-from .nearest_strings import nearest_approximation, nearest_keys, nearest_within
+from .nearest_strings import nearest_approximation, nearest_keys, nearest_within, vote
 from .other_models import Decoder
 from .shards import ShardedIndex
 from .similar_space import Evidence, Parts, Prediction, approximation_file
@@ -186,17 +186,20 @@ class _Learned(nn.Module):
 
     def forward(self, queries, keys, # (n, n_features), (n, k, n_features)
                 follows, width,      # what follows each of the n*k strings; vocab_size
-                drawn_by=1):         # (n, k) a weight by which each was drawn
+                drawn_by=1,          # (n, k) the weight by which each string was drawn
+                said=None):          # (n, vocab_size) what all said then, in sum
         "What the vote says, (n, vocab_size)."
         query, others = (F.normalize(x @ self.matrix, dim=-1) for x in (queries, keys))
         exponents = self.numbers[0].exp()*torch.einsum('ns,nks->nk', query, others)
-        exponents = exponents - torch.as_tensor(drawn_by).log()
-        weights = (exponents - exponents.amax(1, keepdim=True)).exp().flatten()
+        weights = (exponents - torch.as_tensor(drawn_by).log()).softmax(1)
+        # of strings that are drawn only what has changed since
+        if said is not None: weights = weights - 1/weights.shape[1]
         string, token, count = follows
         at = string//keys.shape[1]*width + token
-        sums = weights.new_zeros(len(queries)*width).index_add(0, at, count*weights[string])
-        said = normalise(sums.view(-1, width) + 1e-12) # the root has no slope at 0
-        return normalise(said**self.numbers[1].exp())
+        sums = weights.new_zeros(len(queries)*width).index_add(0, at, count*weights.flatten()[string])
+        sums = sums.view(-1, width) + (0 if said is None else said)
+        says = normalise(sums.clamp(min=0) + 1e-12) # the root has no slope at 0
+        return normalise(says**self.numbers[1].exp())
 
 # %% ../nbs/07d_learned_measure.ipynb #m034b
 def _at_hand(keys: torch.Tensor) -> torch.Tensor:
@@ -300,14 +303,15 @@ def set_rate(self: _Course, optimizer, number: int, step: int):
 # %% ../nbs/07d_learned_measure.ipynb #m040w
 class _Voters(NamedTuple):
     "Strings that vote in a round, some of them more than once."
-    rows: torch.Tensor     # (n, heard)
-    drawn_by: torch.Tensor # (n, heard) float32, in proportion to how often each is drawn
+    rows: torch.Tensor        # (n, heard)
+    drawn_by: torch.Tensor    # (n, heard) float32, in proportion to how often each is drawn
+    said: torch.Tensor = None # (n, vocab_size) float32, what all say at first; None: all are heard
 
-    def at(self, some): return _Voters(*(x[some] for x in self))
+    def at(self, some): return _Voters(*(x if x is None else x[some] for x in self))
 
 # %% ../nbs/07d_learned_measure.ipynb #m040u
 @patch
-def voters(self: _Course, found: Nearest, beta: float,
+def voters(self: _Course, found: Nearest, beta: float, values: SparseCounts,
            number: int) -> _Voters: # of the round
     "Each string's nearest: all, or some in proportion to their weights, at even steps from a random place."
     if self.heard is None: return _Voters(found.rows, found.cosines.new_ones(1, 1).expand(found.rows.shape))
@@ -315,7 +319,8 @@ def voters(self: _Course, found: Nearest, beta: float,
     begin = torch.rand(len(shares), 1, generator=torch.Generator().manual_seed(number), dtype=torch.double)
     at = torch.searchsorted(shares.cumsum(1), (begin + torch.arange(self.heard))/self.heard)
     at = at.clamp(max=shares.shape[1]-1) # the sum of all may be a little less than 1
-    return _Voters(found.rows.gather(1, at), shares.gather(1, at).float())
+    said = vote(found, values, beta)*shares[:, :1] # in a vote the nearest has weight 1
+    return _Voters(found.rows.gather(1, at), shares.gather(1, at).float(), said.float())
 
 # %% ../nbs/07d_learned_measure.ipynb #m041
 @patch
@@ -324,7 +329,8 @@ def step(self: _Lesson, learned: _Learned, optimizer, some: _Round, voters: _Vot
     device, rows = learned.matrix.device, voters.rows
     follows = [x.to(device) for x in self.values.expand(rows.flatten())]
     keys = self.features(rows.flatten()).view(*rows.shape, -1).to(device)
-    says = learned(some.features.to(device), keys, follows, self.values.width, voters.drawn_by.to(device))
+    drawn = (x if x is None else x.to(device) for x in voters[1:])
+    says = learned(some.features.to(device), keys, follows, self.values.width, *drawn)
     distance = hellinger(says, some.probs.to(device)).mean()
     optimizer.zero_grad()
     distance.backward()
@@ -339,7 +345,7 @@ def learn(self: _Lesson, learned: _Learned, course: _Course, number: int, tell):
     def measured(x): return x.to(matrix.device) @ matrix
     keys = torch.cat([measured(self.features(rows)) for rows in torch.arange(len(self.index)).split(2**14)])
     found = nearest_keys(measured(strings.features), keys, course.k, strings.own)
-    voters = course.voters(found, learned.numbers[0].exp().item(), number)
+    voters = course.voters(found, learned.numbers[0].exp().item(), self.values, number)
     del keys, found # gigabytes
     optimizer = course.optimizer(learned)
     for i, some in enumerate(torch.arange(course.n).split(course.batch)):

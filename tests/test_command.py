@@ -258,7 +258,7 @@ def test_json(capsys):
     assert list(explanation) == ['prompt', 'length', 'scale', 'weights', 'hellinger', 'empty',
                                  'model', 'approximation', 'blocks']
     assert (explanation['prompt'], explanation['length'], explanation['scale']) == ('And only l', 10, 'smoke')
-    assert (explanation['empty'], [b['blocks'] for b in explanation['blocks']]) == (False, [[0, 1, 2, 3, 4, 5]])
+    assert not explanation['empty'] and [b['blocks'] for b in explanation['blocks']] == [[0, 1, 2, 3, 4, 5]]
     for p in explanation['model'], explanation['approximation']:
         assert abs(sum(p.values()) - 1) < 1e-5 and all(len(c) == 1 for c in p)
     for b in explanation['blocks']:
