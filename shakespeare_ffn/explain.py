@@ -59,10 +59,10 @@ def in_line(text: str,
 # %% ../nbs/08_explain.ipynb #c009
 @dataclass
 class SimilarString:
-    "A corpus string that a block finds similar to the prompt."
+    "A corpus string that is similar to the prompt, for a block or for several together."
     string: str
     cosine: float
-    weight: float   # its share in what follows the block's strings
+    weight: float   # its share in what follows all of them
     next: dict      # token → how often it follows
     positions: list # where the string stands in the text, in characters
 
@@ -459,7 +459,7 @@ def _add_prompt(p: Parser):
     "What is explained."
     p.add_argument('prompt', help='at most as long as the model\'s context, 256 characters')
     p.add_argument('--top', type=_how_many, default=5, metavar='N',
-                   help="similar strings to list for each block, or 'all' (default: 5)")
+                   help="similar strings to list, of each block or of all together, or 'all' (default: 5)")
     p.add_argument('--length', type=int, metavar='N',
                    help='explain the last N characters, or tokens (default: all, at most 10)')
     p.add_argument('--exclude-self', action='store_true',
@@ -596,7 +596,7 @@ def _calibrate_parser() -> Parser:
     p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
     add_model(p, required=True)
     p.add_argument('--measure', action='store_true',
-                   help='learn a measure for it instead, which comes nearer to the model: '
+                   help='learn a measure of its last block instead, which comes nearer to it: '
                         'about half an hour on two cores')
     return p
 

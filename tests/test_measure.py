@@ -12,6 +12,8 @@ from shakespeare_ffn.learned_measure import Measure
 @pytest.fixture(scope='module')
 def index(corpus, model, cache): return corpus_index(corpus, model, 3, quiet=True)
 
+def forget(index): vars(index).pop('measured', None) # as a new process does not know it
+
 def straightforward(measure, index, query, k, exclude): # in float64
     def mapped(x):
         each = zip(measure.blocks, measure.mean, measure.matrix)
@@ -85,6 +87,7 @@ def test_what_is_kept_is_of_these_keys(crowded):
     ask()
     assert not [*index.path.iterdir()]
     (index.path/'manifest.json').write_text('{}', encoding='utf-8')
+    forget(index)
     ask()
     assert {f.suffix for f in index.path.glob('measured*')} == {'.kept', '.bfloat16'}
     index.keys, index.manifest = index.keys.flip(1), dict(sha256='11'*32)
@@ -107,7 +110,9 @@ def test_keys_are_measured_once(index, monkeypatch):
         return way(self, *args)
     monkeypatch.setattr(Measure, '_measure_all', counted)
     one, other = (a_measure(seed, [5], 8, 0) for seed in (1, 2))
-    def ask(measure): return measure.nearest(index, index.keys[:, 0], 5)
+    def ask(measure):
+        forget(index)
+        return measure.nearest(index, index.keys[:, 0], 5)
     for measure in one, one, other, one: ask(measure)
     assert calls == [one, other, one]
     [off] = index.path.glob('measured*.kept')
@@ -123,23 +128,44 @@ def test_keys_are_measured_once(index, monkeypatch):
     assert calls == [one, other, one] and len([*index.path.glob('measured*')]) == 2
 
 @pytest.mark.parametrize('ending', ['kept', 'bfloat16'])
-def test_a_place_that_cannot_be_written(index, ending):
+def test_a_place_that_cannot_be_written(index, ending, monkeypatch):
+    "what is measured is remembered all the same"
     measure = a_measure(3, [5], 8, 0)
     def ask(): return measure.nearest(index, index.keys[:, 0], 5).rows
     expected = ask()
+    forget(index)
     [file] = index.path.glob(f'measured*.{ending}')
     file.unlink()
     file.mkdir()
     try: assert torch.equal(ask(), expected)
     finally: file.rmdir()
+    monkeypatch.setattr(Measure, '_measure_all', None)
+    assert torch.equal(ask(), expected)
 
 def test_rounding_is_allowed_for(tmp_path):
-    "keys that bfloat16 cannot tell apart, in any order"
-    random = torch.Generator().manual_seed(0)
-    spread = torch.randn(3000, 64, generator=random)
-    keys = (torch.randn(1, 64, generator=random) + 1e-3*spread)[None]
-    index = SimpleNamespace(keys=keys, ids=range(3000), path=tmp_path, manifest={})
+    "two keys that rounding exchanges: their numbers lie a little below and above the middle of two others"
+    def unit(number):
+        row = torch.full((64,), number, dtype=torch.float64)
+        row[0] = (1 - 63*number**2)**.5
+        return row.float()
+    near, far = (unit((1 + 2**-8 + off)/8) for off in (-2**-14, 2**-14))
+    keys = torch.stack([near, far])[None]
+    index = SimpleNamespace(keys=keys, ids=range(2), path=tmp_path, manifest={})
     measure = Measure((0,), torch.eye(64)[None], torch.zeros(1, 64))
-    for row in 0, 1000, 2999:
-        expected = straightforward(measure, index, keys[:, row], 5, -1)
-        assert torch.equal(measure.nearest(index, keys[:, row], 5).rows, expected.indices[:5])
+    rough = measure._measured_in(index).units.float() @ near
+    assert rough[1] > rough[0] + 2**-9
+    found = measure.nearest(index, keys[:, 0], 1)
+    assert found.rows.tolist() == [0] and abs(found.cosines[0] - 1) < 1e-7
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), size=st.integers(1, 200), spread=st.integers(0, 4), scale=st.integers(-3, 3))
+def test_no_cosine_is_farther_off_than_said(seed, size, spread, scale):
+    "for each key, the query to which its rounding matters most"
+    random = torch.Generator().manual_seed(1000 + seed)
+    measure = a_measure(seed, [0], size, spread)
+    keys = torch.randn(1, 40, 384, generator=random)*10.**scale
+    kept = measure._measure_all(keys, quiet=True)
+    exact = (keys[0].double() - measure.mean.double()) @ measure.matrix[0].double()
+    exact = exact/exact.norm(dim=1, keepdim=True)
+    # the difference of two directions is what a unit vector along it would see
+    assert ((kept.units.double() - exact).norm(dim=1) <= kept.off).all()
