@@ -70,7 +70,7 @@ def explanations(draw, n_blocks=st.integers(1, 4)):
         at = draw(st.integers(0, len(text)-length))
         following = {c: 1 for c in text[at+length:at+length+1]} # none at the end of the text
         similar = SimilarString(text[at:at+length], 1., 1., following, [at])
-        return BlockExplanation(b, 'cosine above 0.9', .5, 1, [similar], {text[0]: 3}, {text[0]: 1.})
+        return BlockExplanation([b], 'cosine above 0.9', .5, 1, [similar], {text[0]: 3}, {text[0]: 1.})
     blocks = [block(b) for b in range(draw(n_blocks))]
     empty = draw(st.booleans())
     return Explanation(text[:5], length, 'smoke', 'f'*64, .5, empty, p, p, blocks, corpus, 'given')
@@ -379,7 +379,7 @@ def test_thousands_of_different_characters(start):
 def test_a_figure_is_shown_once_and_goes():
     import matplotlib.pyplot as plt
     p, corpus = dict(a=.5, b=.5), Corpus('abab', CharTokenizer('ab'), '')
-    blocks = [BlockExplanation(b, 'the nearest', 0., 0, [], {}, {}) for b in range(4)]
+    blocks = [BlockExplanation([b], 'the nearest', 0., 0, [], {}, {}) for b in range(4)]
     e = Explanation('ab', 2, 'smoke', '', .1, False, p, p, blocks, corpus)
     with warnings.catch_warnings():
         warnings.simplefilter('error') # pyplot warns of more than 20 figures
