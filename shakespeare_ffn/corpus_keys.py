@@ -538,7 +538,7 @@ def _announce(forward, tokens, n_bytes, path, quiet):
     # the first time warms up, and either may have to share the processor
     seconds = min(timeit.repeat(lambda: forward(middle), number=1, repeat=2))
     minutes = seconds*len(tokens)/len(middle)/60
-    duration = f'{minutes:.0f} minutes' if minutes >= 1.5 else f'{max(60*minutes, 1):.0f} seconds'
+    duration = f'{minutes:.0f} minutes' if minutes >= 1.5 else f'{max(60*minutes, 2):.0f} seconds'
     what = '' if forward.part == 'ffwd' else f' by {forward.part}'
     say(f'Building the index of {len(tokens):,} strings of length {tokens.shape[1]}{what}: '
         f'{human(n_bytes)} in {path.parent}, about {duration}.')

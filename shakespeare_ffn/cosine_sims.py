@@ -1036,7 +1036,8 @@ def check_thresholds(thresholds, n_layer: int) -> torch.Tensor: # (n_layer, n_th
         raise UserError(f'thresholds are numbers, as many for each block; got {thresholds}') from e
     if t.dim() not in (1, 2) or len(t) != n_layer:
         n = t.shape[0] if t.dim() else 1
-        raise UserError(f'{n} thresholds given; the model has {n_layer} blocks and needs one for each')
+        given = f'{n} threshold{"s"*(n != 1)} given'
+        raise UserError(f'{given}; the model has {n_layer} blocks and needs one for each')
     if not t.numel() or not ((t >= -1) & (t <= 1)).all():
         raise UserError(f'thresholds are cosines, from -1 to 1; got {t.flatten().tolist()}')
     return t.reshape(n_layer, -1)

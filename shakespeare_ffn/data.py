@@ -10,7 +10,6 @@ __all__ = ['SHA256', 'PIECE', 'corpus_bytes', 'CharTokenizer', 'place_in', 'Toke
 import functools, hashlib, http.client, os, stat, sys, urllib.error, urllib.request
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import UserError, by_scale, cache_dir, existing_file, named_path, quoted
+from .core import PACKAGE, UserError, by_scale, cache_dir, existing_file, named_path, quoted
 from .core import read_file, show_text, told_processes, write_atomically
 
 # %% ../nbs/00_data.ipynb #c028
@@ -58,7 +57,7 @@ def corpus_bytes() -> bytes:
     if named := named_path('SHAKESPEARE_FFN_TEXT'):
         try: return _check_hash(read_file(named), named)
         except UserError as e: raise UserError(f'SHAKESPEARE_FFN_TEXT: {e}') from e
-    cached, checkout = cache_dir()/'tinyshakespeare.txt', Path(str(files('shakespeare_ffn'))).parent
+    cached, checkout = cache_dir()/'tinyshakespeare.txt', PACKAGE.parent
     candidates = [cached]
     if (checkout/'settings.ini').exists(): candidates.append(checkout.parent/'shared'/'tinyshakespeare.txt')
     for path in candidates:

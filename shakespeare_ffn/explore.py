@@ -11,7 +11,6 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs
@@ -21,8 +20,8 @@ import torch
 from fastcore.basics import patch
 from waitress import create_server
 
-from .core import Parser, UserError, accelerator, command, device, float64, reference
-from .core import show_char, show_text, true_float32
+from .core import PACKAGE, Parser, UserError, accelerator, command, device, float64
+from .core import reference, show_char, show_text, true_float32
 from .corpus_keys import KeyIndex, check_index, corpus_index, say
 from .cosine_sims import TILE, Batch, matches, norms, unit
 from .data import SHA256, Corpus, prompt_ids
@@ -272,7 +271,7 @@ def work(self: _Desk):
             for answer, x in zip(answers, found): answer.set_result(x)
 
 # %% ../nbs/21_explore.ipynb #c051
-PAGE = Path(str(files('shakespeare_ffn')))/'page'
+PAGE = PACKAGE/'page'
 _TYPES = {'.html': 'text/html; charset=utf-8', '.css': 'text/css', '.js': 'text/javascript',
           '.json': 'application/json'}
 

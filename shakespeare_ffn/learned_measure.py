@@ -7,7 +7,7 @@ __all__ = ['Measure', 'MeasuredApproximation', 'fit_measure', 'keep_measure', 'k
            'measured_approximation', 'best_approximation', 'calibrate_measure', 'forget_measure', 'distance_apart']
 
 # %% ../nbs/07d_learned_measure.ipynb #m003
-import hashlib
+import hashlib, zlib
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,11 +113,15 @@ def _measure_all(self: Measure, keys, quiet) -> _Measured: # keys: (n_layer, n_k
     return _Measured(*map(torch.cat, zip(*map(of, pieces))))
 
 # %% ../nbs/07d_learned_measure.ipynb #l025
+def _checksum(units: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(zlib.crc32(units.view(torch.int16).numpy()))
+
 def _kept_as(name: Path, shape) -> _Measured: # or None
     "Measured keys that are kept under a name, if they are there and whole."
     with suppress(BadIndex, OSError, KeyError):
-        if found := kept_tensors(name.with_suffix('.kept')):
-            return _Measured(map_rows(name.with_suffix('.bfloat16'), shape), found['off'])
+        if not (found := kept_tensors(name.with_suffix('.kept'))): return None
+        units = map_rows(name.with_suffix('.bfloat16'), shape)
+        if torch.equal(_checksum(units), found['checksum']): return _Measured(units, found['off'])
 
 # %% ../nbs/07d_learned_measure.ipynb #l025l
 def _keep_as(name: Path, found: _Measured):
@@ -127,7 +131,7 @@ def _keep_as(name: Path, found: _Measured):
         with suppress(OSError): other.unlink()
     with suppress(UserError):
         write_atomically(name.with_suffix('.bfloat16'), found.units.view(torch.int16).numpy())
-        keep_tensors(name.with_suffix('.kept'), dict(off=found.off))
+        keep_tensors(name.with_suffix('.kept'), dict(off=found.off, checksum=_checksum(found.units)))
 
 # %% ../nbs/07d_learned_measure.ipynb #l025a
 @patch

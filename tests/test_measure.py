@@ -120,6 +120,10 @@ def test_keys_are_measured_once(index, monkeypatch):
     expected = ask(one).rows
     keep_tensors(off, dict(lengths=torch.ones(3))) # whole, but what another version kept
     assert torch.equal(ask(one).rows, expected) and calls.pop() is one
+    whole = units.read_bytes()
+    for damaged in whole[:-4096] + bytes(4096), whole[:1000] + b'\xff'*500 + whole[1500:]:
+        units.write_bytes(damaged)
+        assert torch.equal(ask(one).rows, expected) and calls.pop() is one
     for file in off, units:
         file.write_bytes(file.read_bytes()[:100])
         assert torch.equal(ask(one).rows, expected) and calls.pop() is one

@@ -80,3 +80,10 @@ def test_explains_a_prompt(env, elsewhere):
     assert (explanation['prompt'], explanation['length']) == ('to', 2)
     assert (explanation['scale'], len(explanation['blocks'])) == ('smoke', 1)
     assert abs(sum(explanation['model'].values()) - 1) < 1e-3 and 0 <= explanation['hellinger'] <= 1
+
+def test_a_folder_of_its_name_where_one_stands(tmp_path):
+    "as a clone is for who stands beside it: the package's files are not looked for there"
+    (tmp_path/'shakespeare_ffn').mkdir()
+    ask = 'from shakespeare_ffn.core import WEIGHTS; print(WEIGHTS.exists())'
+    told = subprocess.run([sys.executable, '-c', ask], cwd=tmp_path, capture_output=True, text=True)
+    assert told.stdout == 'True\n', told.stderr
