@@ -98,17 +98,18 @@ class _Measured(NamedTuple):
 
 # %% ../nbs/07d_learned_measure.ipynb #l023
 @patch
+@torch.no_grad()
 def _measure_all(self: Measure, keys, quiet) -> _Measured: # keys: (n_layer, n_keys, n_embed)
     "All keys as they are kept; a progress bar, if it takes more than a second."
-    bound = error_bound(max(self.mean.numel(), self.matrix.shape[2]))*self.matrix.double().norm().item()
+    size, finest = self.matrix.shape[2], 2**-29*self.matrix.double().norm().item()
     def of(some):
         before = torch.cat([some[b].float() - mean for b, mean in zip(self.blocks, self.mean)], 1).norm(dim=1)
-        measured = self(some)
-        lengths, lost = norms(measured), (measured == 0).all(1) & (before > 0)
+        measured = self._of(some, torch.float64)
+        lengths, lost = norms(measured).double(), (measured == 0).all(1) & (before > 0)
         units = measured/lengths[:, None]
         rounded = units.bfloat16()
-        off = (units - rounded).double().norm(dim=1) + bound*(before/lengths).double()
-        return rounded, off.masked_fill(lost, torch.inf)
+        off = (units - rounded).norm(dim=1) + finest*error_bound(self.mean.numel())*before/lengths
+        return rounded, (off + error_bound(size)).masked_fill(lost, torch.inf)
     pieces = tqdm(keys.split(2**14, dim=1), 'Measuring the keys, once', delay=1, leave=False, disable=quiet)
     return _Measured(*map(torch.cat, zip(*map(of, pieces))))
 
