@@ -596,8 +596,8 @@ def _calibrate_parser() -> Parser:
     p = Parser('ffn_calibrate', description=about, allow_abbrev=False)
     add_model(p, required=True)
     p.add_argument('--measure', action='store_true',
-                   help='learn a measure of its last block instead, which comes nearer to it: '
-                        'about half an hour on two cores')
+                   help='learn a measure for it instead, which comes nearer to the model: '
+                        'about an hour on two cores')
     return p
 
 # %% ../nbs/08_explain.ipynb #w002

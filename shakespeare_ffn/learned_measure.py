@@ -388,23 +388,29 @@ def learn_all(self: _Lesson, learned: _Learned, course: _Course, checkpoint, pro
 
 # %% ../nbs/07d_learned_measure.ipynb #m044b
 _SOURCE = 'learned from what the model says'
+_WIDE = 4096
 
+def _last_blocks(n_layer: int, n_embed: int) -> range: # one at least
+    return range(max(0, min(n_layer-1, n_layer - _WIDE//n_embed)), n_layer)
+
+# %% ../nbs/07d_learned_measure.ipynb #m044s
 @plain_state()
 def fit_measure(index: KeyIndex, model: Decoder, # that is to be told
-                blocks=None,      # whose vectors are measured; default: the last
-                size=None,        # numbers that a measured vector has; default: 256, or as many as there are
-                rounds=None, n=None, k=None, heard=None, batch=64, rate=.03, # as in `_Course`
+                blocks=None,      # whose vectors are measured; default: the last, up to 4,096 numbers
+                size=None,        # numbers that a measured vector has; default: 384, or as many as there are
+                rounds=None, n=None, k=None, heard=100, batch=32, rate=.015, # as in `_Course`
                 checkpoint: Path = None, # where to keep what is learned, round by round, and to go on from
                 progress=True) -> MeasuredApproximation:
     """Learn by which measure the nearest strings of an index say best what a model says.
 
     A `ValueError` for a block that is not there, a size that vectors do not have, fewer than one to hear."""
     if heard is not None and heard < 1: raise ValueError(f'{heard} strings are heard; at least 1 must be')
-    lesson = _Lesson.of(model, index, [model.n_layer-1] if blocks is None else list(blocks))
-    size = min(by_scale(256, 32), lesson.mean.numel()) if size is None else size
-    k = min(by_scale(1000, 50) if k is None else k, len(index)-1)
-    n = min(by_scale(25_600, 128) if n is None else n, 2**28//model.vocab_size + 1) # a gigabyte
-    course = _Course(by_scale(6, 2) if rounds is None else rounds, n, k, heard, batch, rate)
+    n_layer, _, n_embed = index.keys.shape
+    lesson = _Lesson.of(model, index, _last_blocks(n_layer, n_embed) if blocks is None else list(blocks))
+    size = min(by_scale(384, 32), lesson.mean.numel()) if size is None else size
+    k = min(by_scale(1500, 50) if k is None else k, len(index)-1)
+    n = min(by_scale(6400, 128) if n is None else n, 2**28//model.vocab_size + 1) # a gigabyte
+    course = _Course(by_scale(32, 2) if rounds is None else rounds, n, k, heard, batch, rate)
     learned = _Learned(lesson.start(size)).to(accelerator())
     lesson.learn_all(learned, course, checkpoint, progress)
     beta, power = learned.numbers.detach().exp().tolist()
