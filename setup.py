@@ -37,7 +37,7 @@ setup(
     ],
     python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path']]),
-    package_data={cfg['lib_path']: ['*.json', 'weights/*', 'page/*']},
+    package_data={cfg['lib_path']: ['*.json', 'weights/*.safetensors', 'weights/*.kept', 'page/*']},
     install_requires=cfg['requirements'].split(),
     extras_require=extras | {'dev': extras['test'] + extras['dev']},
     entry_points={

@@ -121,7 +121,7 @@ def _listed(evidence: Evidence, top, index: KeyIndex, values, tokenizer) -> list
 # %% ../nbs/08_explain.ipynb #t005
 def _explain_blocks(approximation, sums, # (n_blocks, vocab_size) of the evidence
                     evidence: list, index: KeyIndex, values, tokenizer, top) -> list: # of BlockExplanation
-    "What the blocks contribute."
+    "What the blocks contribute, each or together."
     says, shares = (x[:, 0] for x in approximation.parts(sums[:, None]))
     def of(e, counts, says, share):
         counts, says = top_tokens(counts, tokenizer, None), top_tokens(says, tokenizer, None)
@@ -266,7 +266,7 @@ def explain(prompt: str,
             model: Decoder = None,     # default: the weights that the package carries
             approximation=None,        # of any of the three kinds; default: `best_approximation`
             length: int = None,        # of its last tokens; default: all, at most 10
-            top=5,                     # similar strings a block to list; None: all
+            top=5,                     # similar strings to list, of each block or of all together; None: all
             exclude_self=False,        # leave the prompt itself out of the similar strings
             device='cpu', quiet=False) -> Explanation:
     "What the model says comes after a prompt, and which strings say so. The first call builds an index."
@@ -403,7 +403,7 @@ def _repr_html_(self: Explanation):
 
 # %% ../nbs/08_explain.ipynb #c047
 def _plot_block(b: BlockExplanation, chars: list, ax):
-    "One block's distribution over given characters, small."
+    "What one block says, or several together, over given characters; small."
     colour = BLOCK_COLOURS[b.blocks[-1] % len(BLOCK_COLOURS)]
     ax.bar(range(len(chars)), [b.says.get(c, 0) for c in chars], color=colour)
     ax.set(ylim=(0, 1), yticks=[0, 1])

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from shakespeare_ffn.core import keep_tensors
 from shakespeare_ffn.corpus_keys import corpus_index
-from shakespeare_ffn.learned_measure import Measure
+from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation
+from shakespeare_ffn.nearest_strings import NearestApproximation, Vote
 
 @pytest.fixture(scope='module')
 def index(corpus, model, cache): return corpus_index(corpus, model, 3, quiet=True)
@@ -130,6 +131,16 @@ def test_keys_are_measured_once(index, monkeypatch):
         file.unlink()
         assert torch.equal(ask(one).rows, expected) and calls.pop() is one
     assert calls == [one, other, one] and len([*index.path.glob('measured*')]) == 2
+
+def test_prepared_keys_are_not_measured_again(index, monkeypatch, capsys):
+    rule = NearestApproximation(5, (Vote(0, False, 10., 1.),))
+    rule = MeasuredApproximation(a_measure(4, [2, 5], 8, 0), rule)
+    forget(index)
+    rule.prepare(index, quiet=True)
+    monkeypatch.setattr(Measure, '_measure_all', None)
+    [e] = rule.evidence_in(index, index.keys[:, 0])
+    assert e.blocks == (2, 5) and len(e.rows) == 5
+    assert capsys.readouterr() == ('', '')
 
 @pytest.mark.parametrize('ending', ['kept', 'bfloat16'])
 def test_a_place_that_cannot_be_written(index, ending, monkeypatch):

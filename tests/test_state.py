@@ -222,6 +222,9 @@ def by_shards(g) -> list:
 
 def by_measure(g) -> list:
     measured, queries = measured_approximation(g.model), g.queries
+    # as if nothing had been measured yet
+    vars(g.index).pop('measured', None)
+    for file in g.index.path.glob('measured*'): file.unlink()
     found = fit_measure(g.index, g.model, size=8, rounds=1, n=32, k=20, heard=7, batch=16, progress=False)
     [e] = measured.evidence_in(g.index, queries[:, 0])
     return [measured.measure(queries), found.measure.matrix, repr(found.rule), *e[2:]]

@@ -47,7 +47,7 @@ def elsewhere(tmp_path):
 def test_wheel_carries_its_data(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     package = ROOT/'shakespeare_ffn'
-    carried = '*.json', 'weights/*', 'page/*'
+    carried = '*.json', 'weights/*.safetensors', 'weights/*.kept', 'page/*'
     data = [p.relative_to(ROOT).as_posix() for pattern in carried for p in package.glob(pattern)]
     assert data and set(data) <= set(names)
     assert not [n for n in names if not n.startswith('shakespeare_ffn')]
