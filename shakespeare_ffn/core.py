@@ -227,16 +227,14 @@ def device(s: str) -> torch.device:
     """A device by name, if this machine has it and it computes as exactly as the processor.
 
     'fastest' is a GPU where there is one, else the processor."""
-    found, right = torch.device('meta'), False
+    wrong = "is not a device of this machine; 'cpu' always is"
     try:
         found = torch.zeros(1, device=accelerator() if s == 'fastest' else s).device
-        right = found.type == 'cpu' or found.type in ('cuda', 'mps') and _multiplies_right(found)
+        coarse = found.type in ('cuda', 'mps') and not _multiplies_right(found)
+        if coarse: wrong = "does not multiply float32 exactly enough; 'cpu' does"
+        elif found.type in ('cpu', 'cuda', 'mps'): return found # others, such as 'meta', compute nothing
     except (RuntimeError, AssertionError, NotImplementedError): pass
-    # others, such as 'meta', compute nothing
-    if found.type not in ('cpu', 'cuda', 'mps'): why = "is not a device of this machine; 'cpu' always is"
-    else: why = "does not multiply float32 exactly enough; 'cpu' does"
-    if right: return found
-    raise argparse.ArgumentTypeError(f'{s!r} {why}')
+    raise argparse.ArgumentTypeError(f'{s!r} {wrong}')
 
 # %% ../nbs/00_core.ipynb #to2
 _TORCHRUN_SETS = 'WORLD_SIZE', 'RANK', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT'

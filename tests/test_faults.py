@@ -147,7 +147,7 @@ def test_damaged_corpus_is_fetched_again(corpus, tmp_path, damage):
     file.write_bytes(damage(raw))
     (tmp_path/'lib').mkdir(exist_ok=True) # no checkout near by
     with (mock.patch.dict(os.environ, SHAKESPEARE_FFN_CACHE=str(file.parent), SHAKESPEARE_FFN_TEXT=''),
-          mock.patch.object(data, 'files', lambda name: tmp_path/'lib')):
+          mock.patch.object(data, 'PACKAGE', tmp_path/'lib')):
         with mock.patch.object(data.urllib.request, 'urlopen',
                                lambda *args, **kwargs: open(ROOT/'nowhere', 'rb')):
             try: assert data.corpus_bytes() == raw # as good as it was
@@ -159,7 +159,7 @@ def test_damaged_corpus_is_fetched_again(corpus, tmp_path, damage):
 @pytest.mark.parametrize('content', ['', '{"half', '[]', '3', '{}', 'null'])
 def test_damaged_approximations_of_the_package(small, new_cache, tmp_path, monkeypatch, content):
     (tmp_path/'approximations.json').write_text(content, encoding='utf-8')
-    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(core, 'PACKAGE', tmp_path)
     with pytest.raises(UserError, match='damaged|nothing is tuned') as e:
         similar_space.tuned_approximation(small[1])
     assert '\n' not in str(e.value)
@@ -170,7 +170,7 @@ NO_VOTES = [1], dict(k=3), dict(k=3, votes=[4]), LOUD
 @pytest.mark.parametrize('found', [[1], *(dict(nearest=wrong) for wrong in NO_VOTES)])
 def test_votes_of_the_package_of_another_shape(small, new_cache, tmp_path, monkeypatch, found):
     (tmp_path/'approximations.json').write_text(json.dumps({small[1].hash: found}), encoding='utf-8')
-    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(core, 'PACKAGE', tmp_path)
     with pytest.raises(UserError, match='damaged'): nearest_strings.nearest_approximation(small[1])
 
 @pytest.mark.parametrize('found',
@@ -178,7 +178,7 @@ def test_votes_of_the_package_of_another_shape(small, new_cache, tmp_path, monke
                           'high'])
 def test_approximations_of_the_package_of_another_shape(small, new_cache, tmp_path, monkeypatch, found):
     (tmp_path/'approximations.json').write_text(json.dumps({small[1].hash: found}), encoding='utf-8')
-    monkeypatch.setattr(core, 'files', lambda name: tmp_path)
+    monkeypatch.setattr(core, 'PACKAGE', tmp_path)
     with pytest.raises(UserError, match='damaged'): similar_space.tuned_approximation(small[1])
 
 @settings(drawn, max_examples=25)

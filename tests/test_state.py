@@ -351,7 +351,7 @@ def test_an_edited_model_is_named_like_its_file_once_it_is_saved(own, tmp_path):
 
 def contents(folder):
     return {p: (p.stat().st_mtime_ns, p.stat().st_ino, p.read_bytes())
-            for p in sorted(folder.rglob('*.bfloat16'))}
+            for p in sorted(folder.rglob('keys.bfloat16'))}
 
 @pytest.mark.parametrize('edit', [1e-4, .1], ids=['small enough for the check of four rows', 'large'])
 def test_an_edited_model_has_an_index_of_its_own(new_cache, corpus, own, edit):

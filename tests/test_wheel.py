@@ -85,5 +85,4 @@ def test_a_folder_of_its_name_where_one_stands(tmp_path):
     "as a clone is for who stands beside it: the package's files are not looked for there"
     (tmp_path/'shakespeare_ffn').mkdir()
     ask = 'from shakespeare_ffn.core import WEIGHTS; print(WEIGHTS.exists())'
-    told = subprocess.run([sys.executable, '-c', ask], cwd=tmp_path, capture_output=True, text=True)
-    assert told.stdout == 'True\n', told.stderr
+    assert run(sys.executable, '-c', ask, cwd=tmp_path) == 'True\n'
