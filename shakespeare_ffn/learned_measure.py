@@ -111,7 +111,7 @@ def _measure_all(self: Measure, keys, quiet) -> _Measured: # keys: (n_layer, n_k
         rounded = units.bfloat16()
         off = (units - rounded).norm(dim=1) + finest*before.norm(dim=1).double()/lengths
         return rounded, off + error_bound(self.matrix.shape[2])
-    pieces = tqdm(keys.split(2**14, dim=1), 'Measuring the keys, once', delay=1, leave=False, disable=quiet)
+    pieces = tqdm(keys.split(2**11, dim=1), 'Measuring the keys, once', delay=1, leave=False, disable=quiet)
     return _Measured(*map(torch.cat, zip(*map(of, pieces))))
 
 # %% ../nbs/07d_learned_measure.ipynb #l025
