@@ -11,7 +11,7 @@ from common import FAST, processor, where
 HERE = Path(__file__).parent
 # where float32 is what is fast; where bfloat16 is
 MINUTES = dict(index=(13, 5), threshold_attention=(7, 5), exactness=(3, 4),
-               explain=(3, 2), precision=(1, 15), training=(3, 2), gpu=(1, 1), families=(3, 3),
+               explain=(3, 2), precision=(1, 15), training=(3, 2), gpu=(0, 1), families=(3, 3),
                nearest=(6, 3), other_models=(12, 8), page=(5, 5), shards=(12, 12))
 BY_NAME = ['families', 'nearest', 'other_models', 'page', 'shards'] # these are run only if they are named
 
