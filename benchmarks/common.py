@@ -22,15 +22,18 @@ def where() -> str: return f'{machine()}, torch {torch.__version__}'
 
 def order(kind: str) -> tuple: return KINDS.index(kind) if kind in KINDS else len(KINDS), kind
 
+def seconds(f) -> float:
+    "What a function takes."
+    start = time.perf_counter()
+    f()
+    return time.perf_counter() - start
+
 def in_turn(repeats: int, **candidates) -> dict: # name → median seconds
     "Time functions in turn, several rounds, so that a busy machine is busy for all of them."
     for f in candidates.values(): f()
     times: dict = {name: [] for name in candidates}
     for _ in range(repeats):
-        for name, f in candidates.items():
-            start = time.perf_counter()
-            f()
-            times[name].append(time.perf_counter() - start)
+        for name, f in candidates.items(): times[name].append(seconds(f))
     return {name: statistics.median(t) for name, t in times.items()}
 
 def operations(f) -> int:

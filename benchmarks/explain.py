@@ -3,14 +3,14 @@
 Beside it: importing torch, which no answer can do without, and the straightforward search for the nearest
 strings, over all keys in one piece: by the learned measure of six blocks, and of two blocks by the cosine.
 Ours measures all keys the first time, and keeps them, rounded."""
-import subprocess, sys, time
+import subprocess, sys
 import torch.nn.functional as F
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.learned_measure import measured_approximation
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.nearest_strings import mean_key, nearest_approximation
-from common import FAST, compare, in_turn, report
+from common import FAST, compare, in_turn, report, seconds
 
 PROMPT = 'And only l'
 REPEATS = 5 if FAST == 'bfloat16' else 2
@@ -20,11 +20,6 @@ PEER = 'torch.cosine_similarity and topk'
 def process(*command): return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 def straightforward(query, keys, k): return F.cosine_similarity(query[None].float(), keys.float()).topk(k)
-
-def seconds(f) -> float:
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 def main():
     model = load_model()

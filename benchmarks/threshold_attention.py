@@ -4,7 +4,7 @@ Peers on the same stored rows, in turn, block by block, scaled to the whole: FAI
 the bare matrix product of the same shape in the arithmetic that is fast here, and the article's way (100
 strings at a time, files). Where bfloat16 is fast the better of two runs each counts, elsewhere a single
 one. Then the whole again in a process of its own, watching its memory."""
-import tempfile, time
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 import faiss
@@ -17,7 +17,7 @@ from shakespeare_ffn.data import load_corpus, prompt_ids
 from shakespeare_ffn.model import load_model
 from shakespeare_ffn.similar_space import tuned_approximation
 from shakespeare_ffn.text_analysis import next_counts
-from common import FAST, compare, report, watch
+from common import FAST, compare, report, seconds, watch
 from index import build_seconds, plain_forward
 
 N_PROMPTS, N_PEERS = 20_000, 1024   # prompts; those that peers get
@@ -46,11 +46,6 @@ class Seconds(NamedTuple):
     article: float
 
     def cells(self, per=1): return [f'{s/per:,.1f}' for s in self]
-
-def seconds(f):
-    start = time.perf_counter()
-    f()
-    return time.perf_counter() - start
 
 def range_search(queries, keys, threshold):
     "FAISS, with its index built beforehand."

@@ -103,13 +103,13 @@ def _measure_all(self: Measure, keys, quiet) -> _Measured: # keys: (n_layer, n_k
     "All keys as they are kept; a progress bar, if it takes more than a second."
     finest = 2**-29*error_bound(self.mean.numel())*self.matrix.double().norm().item()
     def of(some):
-        before = torch.cat([some[b].float() - mean for b, mean in zip(self.blocks, self.mean)], 1)
-        norms(before) # an error for what is not finite
+        centred = torch.cat([some[b].float() - mean for b, mean in zip(self.blocks, self.mean)], 1)
+        before = norms(centred).double() # an error for what is not finite
         measured = self._of(some, torch.float64)
         lengths = measured.norm(dim=1).clamp(min=1e-300)
         units = measured/lengths[:, None]
         rounded = units.bfloat16()
-        off = (units - rounded).norm(dim=1) + finest*before.norm(dim=1).double()/lengths
+        off = (units - rounded).norm(dim=1) + finest*before/lengths
         return rounded, off + error_bound(self.matrix.shape[2])
     pieces = tqdm(keys.split(2**11, dim=1), 'Measuring the keys, once', delay=1, leave=False, disable=quiet)
     return _Measured(*map(torch.cat, zip(*map(of, pieces))))
