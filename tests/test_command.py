@@ -1,13 +1,13 @@
 """`ffn_explain`: what it answers, and what bad input gets.
 
 That is one line that says what to do, exit code 2, and nothing else."""
-import importlib, json, os, re, shutil, subprocess, sys, threading
+import importlib, json, os, re, shutil, signal, subprocess, sys, threading
 from contextlib import contextmanager
 from pathlib import Path
 import gpu, pytest, reproduce, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
-from shakespeare_ffn import training
+from shakespeare_ffn import commands, training
 from shakespeare_ffn.core import WEIGHTS, UserError, read_file
 from shakespeare_ffn.data import load_corpus
 from shakespeare_ffn.explain import _cache_parser, _calibrate_parser, _counts_parser, _explain_parser
@@ -110,6 +110,44 @@ def test_fault(capsys, tmp_path, monkeypatch, args, says):
 
 SETTINGS = (Path(__file__).resolve().parents[1]/'settings.ini').read_text(encoding='utf-8')
 COMMANDS = {name: (module, run) for name, module, run in re.findall(r'(ffn_\w+)=([\w.]+):(\w+)', SETTINGS)}
+
+BEGIN = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler) # a shell's background jobs ignore it
+sys.path.insert(0, sys.argv[1])
+from {0} import {1}
+{1}()
+"""
+
+@pytest.mark.posix
+@pytest.mark.parametrize('name', COMMANDS)
+def test_interrupted_while_it_is_imported(name, tmp_path):
+    "PyTorch takes seconds; to stop a command meanwhile is no error."
+    slow = "import time; print('importing', flush=True); time.sleep(60)"
+    (tmp_path/'torch.py').write_text(slow, encoding='utf-8')
+    command = [sys.executable, '-c', BEGIN.format(*COMMANDS[name]), tmp_path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == 'importing\n'
+        process.send_signal(signal.SIGINT)
+        assert process.communicate() == ('', '')
+    assert process.returncode == -signal.SIGINT
+
+def test_a_command_that_cannot_be_imported(monkeypatch, capsys):
+    def fail(name): raise ImportError('libtorch_cpu.so: failed to map segment from shared object')
+    monkeypatch.setattr(commands, 'import_module', fail)
+    for name, (_, run) in COMMANDS.items():
+        assert 'failed to map segment' in refused(capsys, run=getattr(commands, run), name=name)
+
+def test_a_command_in_a_thread(capsys):
+    "where nobody may say what Ctrl-C does"
+    before, ended = signal.getsignal(signal.SIGINT), []
+    def ask():
+        try: commands.ffn_cache(['--help'])
+        except SystemExit as e: ended.append(e.code)
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert ended == [0] and signal.getsignal(signal.SIGINT) is before
 
 @contextmanager
 def as_another_user():
