@@ -342,7 +342,9 @@ class _Balls(NamedTuple):
     centres: torch.Tensor # (n, n_embed) float32
     offsets: torch.Tensor # (n, 64, n_embed) keys less their centre
     lengths: torch.Tensor # (n, 64) of the offsets
+    cosines: torch.Tensor # (n, 1) of the widest angle of a key with the centre, or less
 
+# %% ../nbs/05_cosine_sims.ipynb #ba02n
 def _balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 64
                   n_steps=8) -> _Balls:
     "Small balls around groups of keys."
@@ -353,9 +355,12 @@ def _balls_around(keys: torch.Tensor, # (n, n_embed) unit rows, n a multiple of 
         farthest = (products @ weights).argmin(1, keepdim=True)
         weights *= 1 - 1/(step+4)
         weights.scatter_add_(1, farthest, torch.full_like(weights[:, :1], 1/(step+4)))
-    with true_float32(): centres = weights.mT @ groups
+    with true_float32():
+        centres = weights.mT @ groups
+        lowest = (groups @ centres.mT).amin(1) - error_bound(keys.shape[1])
+    cosines = (lowest/centres.norm(dim=2).clamp_min(1e-30)).clamp_min(-1)
     offsets = groups - centres
-    return _Balls(centres[:, 0], offsets, offsets.norm(dim=2))
+    return _Balls(centres[:, 0], offsets, offsets.norm(dim=2), cosines)
 
 # %% ../nbs/05_cosine_sims.ipynb #c036
 def _principal(keys: torch.Tensor, # (n_keys, n_embed)
@@ -504,13 +509,14 @@ def add_to(self: Whole,
 
 # %% ../nbs/05_cosine_sims.ipynb #c047
 class _Cascade:
-    "Balls, then sieves, each finer than the one before, and the cosines of what they let through."
+    "Cones, then sieves, each finer than the one before, and the cosines of what they let through."
     def __init__(self, units: torch.Tensor, # (n_queries, n_embed)
                  own: torch.Tensor,         # (n_queries,) thresholds
                  *sieves: _Sieve):
         self.units, self.own, self.sieves = units, own.float(), sieves
+        self.sines = ((1-own)*(1+own)).clamp_min(0).sqrt().float() # of the thresholds' angles
 
-    def __repr__(self): return ', then '.join(['Balls', *map(str, self.sieves)])
+    def __repr__(self): return ', then '.join(['Cones', *map(str, self.sieves)])
 
     def above(self, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries)
         "The products of queries with the centres, less the thresholds."
@@ -520,6 +526,15 @@ class _Cascade:
             for units, own, out in parts: torch.sub(balls.centres @ units.T, own, out=out)
         return above
 
+# %% ../nbs/05_cosine_sims.ipynb #cn01
+@patch
+def reach(self: _Cascade, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries)
+    "How far below its threshold a query's product with a centre may be, if a key passes."
+    length, cosines = balls.centres.norm(dim=1, keepdim=True), balls.cosines
+    sines = ((1-cosines)*(1+cosines)).clamp_min(0).sqrt()
+    reach = torch.addcmul((1 - length*cosines)*self.own, length*sines, self.sines)
+    return reach.masked_fill_(cosines <= -self.own, torch.inf) + _slack(balls)
+
 # %% ../nbs/05_cosine_sims.ipynb #t005
 @patch
 def candidates(self: _Cascade,
@@ -528,8 +543,8 @@ def candidates(self: _Cascade,
               ) -> list:           # a tensor of query numbers for each group
     "Which queries each group of keys must be compared with."
     balls = _balls_around(keys)
-    above, reach = self.above(balls), balls.lengths.amax(1, keepdim=True) + _slack(balls)
-    found = [find_true(near) for near in above > -reach]
+    above = self.above(balls)
+    found = [find_true(near) for near in above > -self.reach(balls)]
     for sieve in self.sieves:
         found = sieve.refine(balls, above, found, whole if sieve is self.sieves[-1] else None)
     return found
@@ -640,7 +655,7 @@ def _plan_costs(costs: dict,         # _Sieve → _SieveCost
                 decide: float,       # seconds for all pairs once they are let through
                 seconds, share,      # what the beginning of a plan takes and leaves
                 left,                # of the share, what has to be decided if the plan ends here
-                plan=(),             # this beginning, behind the balls
+                plan=(),             # this beginning, behind the cones
                ) -> dict:            # sieves of a plan → seconds
     "What each plan takes."
     plans = {plan: seconds + left*decide} if left < .5 else {}
@@ -668,11 +683,11 @@ def _cheapest(some, sample, own, sieves: list,
     cascade, balls = _Cascade(some, own), _balls_around(sample)
     above, everyone = cascade.above(balls), [torch.arange(len(some))]*(len(sample)//_GROUP)
     costs = {s: _cost_of(_refining(s, balls, above, whole), everyone, every) for s in sieves}
-    by_balls = _time_of(lambda: cascade.candidates(sample))
+    by_cones = _time_of(lambda: cascade.candidates(sample))
     share = _n_pairs(cascade.candidates(sample))/_n_pairs(everyone)
     decide = _time_of(lambda: _scan(cascade.batches_of(sample, 0, everyone), own))
     plans = {None: _time_of(lambda: _scan(_all_cosines(some, sample, 0), own))}
-    plans |= _plan_costs(costs, decide, by_balls, share, share)
+    plans |= _plan_costs(costs, decide, by_cones, share, share)
     return min(plans, key=plans.get)
 
 # %% ../nbs/05_cosine_sims.ipynb #bxc

@@ -105,7 +105,7 @@ def test_sieves_are_made_as_they_were_chosen(asked, name, monkeypatch):
     monkeypatch.setenv('SHAKESPEARE_FFN_ARITHMETIC', asked)
     queries, keys = torch.randn(2, 200, 384, generator=torch.Generator().manual_seed(0))
     cascade = cosine_sims._choose_sieve(unit(queries), keys, .5)
-    assert str(cascade) == f'Balls, then Sieve(15 dimensions, {name}), then Sieve(383 dimensions, {name})'
+    assert str(cascade) == f'Cones, then Sieve(15 dimensions, {name}), then Sieve(383 dimensions, {name})'
 
 @given(n_embed=st.integers(1, 5000))
 def test_depths_are_parts_of_the_width(n_embed):
@@ -297,7 +297,7 @@ def test_sums_over_tiles_are_exact(dims, most):
         counts, _ = threshold_attention(rows[:, :2], rows, values, [.5], device='cpu', dims=dims)
     assert counts.flatten().tolist() == [values.sum().item()]*2
 
-def test_balls_lose_nothing_to_rounding():
+def test_cones_lose_nothing_to_rounding():
     "Keys are all the same, and their cosine is the next number above the threshold"
     queries = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     keys = queries + .1*queries.roll(1, 0)
@@ -388,8 +388,8 @@ def test_bounds_hold_within_what_is_paid_for(depth, noise, dtype):
     reached = (queries.double() @ keys.double().T).view(len(queries), 4, 64) - .3
     directions = torch.linalg.qr(torch.randn(384, depth, generator=generator))[0]
     sieve, above = _Sieve(queries, directions, dtype), _Cascade(queries, own).above(balls)
-    by_balls = above + balls.lengths.amax(1, keepdim=True) + cosine_sims._slack(balls)
-    assert (by_balls.T >= reached.amax(2)).all()
+    by_cones = above + _Cascade(queries, own).reach(balls)
+    assert (by_cones.T > 0)[(reached > 0).any(2)].all()
     lowest, highest = bounds(sieve, balls, above)
     assert (lowest <= reached).all() and (reached <= highest).all()
     # where keys are alike, and of nearly all dimensions, little is left but rounding
