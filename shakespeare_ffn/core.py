@@ -13,7 +13,7 @@ __all__ = ['SIGNS', 'PACKAGE', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS
 
 # %% ../nbs/00_core.ipynb #c003
 import argparse, codecs, functools, hashlib, json, math, os, platform, re, stat, sys, threading, time
-import unicodedata
+import unicodedata, zlib
 from contextlib import ExitStack, contextmanager, redirect_stderr, suppress
 from datetime import timedelta
 from importlib.util import find_spec
@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
@@ -327,20 +327,25 @@ def joined(backend='gloo'): # None: PyTorch's choice
     if several: dist.destroy_process_group()
 
 # %% ../nbs/00_core.ipynb #n_ar1p
-_EXACT = 'highest', 'ieee', 'ieee'
+_KERNELS = 'flash', 'mem_efficient', 'math', 'cudnn' # of attention
+_EXACT = 'highest', 'ieee', 'ieee', (True,)*len(_KERNELS)
 
-def _set_precision(of_all, *of_backends): # CUDA's products, oneDNN's
+def _set_precision(of_all, of_cuda, of_onednn, kernels): # kernels: for each, whether it may be used
     if of_all: torch.set_float32_matmul_precision(of_all)
-    for backend, precision in zip((torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), of_backends):
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    for backend, precision in zip(backends, (of_cuda, of_onednn)):
         backend.fp32_precision = 'none' # what is set for all backends counts, if that is the same
         if backend.fp32_precision != precision: backend.fp32_precision = precision
+    for name, may in zip(_KERNELS, kernels): getattr(torch.backends.cuda, f'enable_{name}_sdp')(may)
 
 # %% ../nbs/00_core.ipynb #n_ar1q
-def _precision() -> tuple: # that of all backends, of CUDA's products, of oneDNN's
+def _precision() -> tuple: # that of all backends, of CUDA's products, of oneDNN's, and kernels
     "As it is set. Where a backend's was set by itself, PyTorch does not say what that of all is: None."
     try: of_all = torch.get_float32_matmul_precision()
     except RuntimeError: of_all = None
-    return of_all, torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    of_backends = torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision
+    kernels = tuple(getattr(torch.backends.cuda, f'{name}_sdp_enabled')() for name in _KERNELS)
+    return of_all, *of_backends, kernels
 
 # %% ../nbs/00_core.ipynb #n_ar1
 class _Precision:
@@ -365,7 +370,7 @@ _PRECISION = _Precision()
 # %% ../nbs/00_core.ipynb #n_ar10
 @contextmanager
 def true_float32():
-    "Products of float32 matrices in float32, whatever the caller has set; for any number of threads."
+    "Products in float32, attention by any kernel, whatever the caller has set; for any number of threads."
     _PRECISION.enter()
     try:
         with ExitStack() as stack:
@@ -596,8 +601,9 @@ def machine(device='') -> str:
     try: lines = Path('/proc/cpuinfo').read_text(encoding='utf-8', errors='replace').splitlines()
     except OSError: lines = [] # not Linux
     names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
+    name = names[0] if names else platform.processor() or platform.machine()
     gpu = [torch.cuda.get_device_name()] if device != 'cpu' and torch.cuda.is_available() else []
-    return ', '.join([names[0] if names else platform.processor(), f'{os.cpu_count()} cores', *gpu])
+    return ', '.join([name, f'{os.cpu_count()} cores', *gpu])
 
 # %% ../nbs/00_core.ipynb #c085
 def took() -> str: # such as '63 seconds on AMD EPYC, 2 cores'
@@ -662,18 +668,23 @@ def _remembered(kept: Path) -> dict: # machine and device → one of `_ANSWERS`
     return {key: answer for key, answer in found.items() if answer in _ANSWERS}
 
 def _machine_key(device: str) -> str:
-    "What an answer holds for. Both kinds of capability can be lowered from outside."
+    "What an answer holds for: two machines may have one name, and capabilities can be lowered from outside."
+    told = getattr(torch.cpu, 'get_capabilities', dict)()
+    instructions = zlib.crc32(' '.join(sorted(name for name in told if told[name] is True)).encode())
     capability = torch.backends.cpu.get_cpu_capability(), os.environ.get('ONEDNN_MAX_CPU_ISA', '')
-    return ' '.join([machine(device), device, torch.__version__, *capability]).strip()
+    return ' '.join([machine(device), f'{instructions:x}', device, torch.__version__, *capability]).strip()
 
 # %% ../nbs/00_core.ipynb #n_ar6p
 @contextmanager
-def one_at_a_time(path: Path, timeout=-1): # seconds to wait; -1: as long as it takes
+def one_at_a_time(path: Path, timeout=-1, # seconds to wait; -1: as long as it takes
+                  doing=''): # what another process is doing, to be said if it is waited for
     "Wait until no other process is making the file; where there are no locks, or too late, go on without."
     lock = FileLock(cache_dir()/'locks'/f'{path.name}.lock')
     with suppress(OSError, NotImplementedError):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout)
+        with suppress(Timeout): lock.acquire(timeout=0)
+        if doing and not lock.is_locked: print(f'Another process is {doing}; waiting', file=sys.stderr)
+        if not lock.is_locked: lock.acquire(timeout)
     try: yield
     finally: lock.release()
 

@@ -357,6 +357,7 @@ def hash(self: Transformer) -> str:
     as_in_a_file = all(torch.equal(half[name].float(), t) for name, t in tensors.items())
     named = weights_hash(half if as_in_a_file else tensors)
     nonlinearity, more = self.config.nonlinearity, vars(self).get('metadata', {}).get('identity', '')
+    if 64*self.config.n_head != self.config.n_embed: more += f' {self.config.n_head} heads'
     if nonlinearity == 'relu' and not more: return named
     return hashlib.sha256(f'{named} {nonlinearity} {more}'.encode()).hexdigest()
 

@@ -234,3 +234,18 @@ def test_a_device_that_multiplies_coarsely(monkeypatch):
         if right: assert core.device('mps') == found.device
         else:
             with pytest.raises(argparse.ArgumentTypeError, match="'cpu' does"): core.device('mps')
+
+def test_what_is_fast_is_remembered_for_the_instructions_that_there_are(monkeypatch):
+    "clouds give processors of several kinds one name"
+    keys = set()
+    for there in True, False:
+        monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx2=True, avx512_bf16=there))
+        keys.add(core._machine_key('cpu'))
+    assert len(keys) == 2
+
+def test_a_processor_without_a_name(monkeypatch):
+    "as of ARM, on Linux"
+    monkeypatch.setattr(Path, 'read_text', lambda *args, **kwargs: 'processor : 0')
+    monkeypatch.setattr(core.platform, 'processor', lambda: '')
+    monkeypatch.setattr(core.platform, 'machine', lambda: 'aarch64')
+    assert core.machine('cpu').startswith('aarch64, ')

@@ -4,8 +4,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest, torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrize, prune
-from shakespeare_ffn import core, corpus_keys
+from shakespeare_ffn import core, corpus_keys, learned_measure
 from shakespeare_ffn.approximation_details import chance_exact, chance_simulated, criterion, judge
 from shakespeare_ffn.approximation_details import nearest as nearest_tokens, other_prompt_null
 from shakespeare_ffn.approximation_details import predicted_tokens
@@ -58,7 +59,7 @@ def precision(setting, value): # 'none': as it is set for all
 def medium_precision():
     torch.set_float32_matmul_precision('medium')
     try: yield
-    finally: _set_precision('highest', 'none', 'none')
+    finally: _set_precision('highest', 'none', 'none', core._EXACT[-1])
 
 STATES = {
     'autocast': lambda: torch.autocast('cpu', torch.bfloat16),
@@ -71,6 +72,7 @@ STATES = {
     'TF32 everywhere': lambda: precision(torch.backends, 'tf32'),
     'inference mode': torch.inference_mode,
     'no gradients': torch.no_grad,
+    'one kernel of attention': lambda: sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION), # the processor lacks it
     'deterministic algorithms': lambda: changed(torch.get_deterministic_debug_mode,
                                                 torch.set_deterministic_debug_mode, 2),
 }
@@ -223,7 +225,7 @@ def by_shards(g) -> list:
 def by_measure(g) -> list:
     measured, queries = measured_approximation(g.model), g.queries
     # as if nothing had been measured yet
-    vars(g.index).pop('measured', None)
+    learned_measure._LAST.clear()
     for file in g.index.path.glob('measured*'): file.unlink()
     found = fit_measure(g.index, g.model, size=8, rounds=1, n=32, k=20, heard=7, batch=16, progress=False)
     [e] = measured.evidence_in(g.index, queries[:, 0])
@@ -240,7 +242,7 @@ def given_before(corpus, model): return Given(corpus, model)
 TOGETHER = [['autocast', 'bfloat16 by default', 'medium precision', 'deterministic algorithms',
              'inference mode'],
             ['float64 by default', 'another device by default', 'no gradients', 'bfloat16 in oneDNN',
-             'TF32 on GPUs', 'TF32 everywhere']]
+             'TF32 on GPUs', 'TF32 everywhere', 'one kernel of attention']]
 def test_all_states_are_in_one(): assert sorted(sum(TOGETHER, [])) == sorted(STATES)
 
 @pytest.mark.parametrize('by', BY)
@@ -288,7 +290,7 @@ def test_who_comes_later_sets_no_precision(monkeypatch):
     "not even for a moment, in which another thread may multiply"
     with true_float32(), monkeypatch.context() as patch:
         patch.setattr(core, '_set_precision', None)
-        with true_float32(): assert _precision() == ('highest', 'ieee', 'ieee')
+        with true_float32(): assert _precision() == core._EXACT
 
 def test_threads_agree_and_leave_everything_as_it_was(new_cache, corpus, own):
     own.train()
