@@ -301,14 +301,13 @@ def stage_embeddings(model: Transformer,
     path = _stage_file(model, block, n=n, **choices)
     def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
-        checkpoint = path.with_suffix('.checkpoint')
-        found = learn_embeddings(there, block, tokens, n, speed, max_steps, target,
-                                 spread=spread, checkpoint=checkpoint, progress=progress)
+        found = learn_embeddings(there, block, tokens, n, speed, max_steps, target, spread=spread,
+                                 checkpoint=path.with_suffix('.checkpoint'), progress=progress)
         keep_tensors(path, found._asdict())
-        checkpoint.unlink(missing_ok=True)
+        path.with_suffix('.checkpoint').unlink(missing_ok=True)
         return found._asdict()
-    # whoever waited finds what the other process learned
-    with one_at_a_time(path): tensors = kept_tensors(path) or learn()
+    with one_at_a_time(path, doing='learning these embeddings' if progress else ''): # and waited for
+        tensors = kept_tensors(path) or learn()
     return LearnedEmbeddings(*(tensors[name].to(model.device) for name in LearnedEmbeddings._fields))
 
 # %% ../nbs/11_learned_embeddings.ipynb #c041

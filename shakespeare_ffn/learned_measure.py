@@ -22,7 +22,7 @@ from tqdm.std import tqdm
 # %% ../nbs/07d_learned_measure.ipynb #m003b
 from .core import WEIGHTS, UserError, accelerator, by_scale, float64
 from .core import keep_tensors, kept_tensors, one_at_a_time, true_float32, write_atomically
-from .corpus_keys import BadIndex, KeyIndex, check_index, corpus_index, map_rows
+from .corpus_keys import BadIndex, KeyIndex, check_index, corpus_index, map_rows, say
 from .cosine_sims import Similar, SparseCounts, cosine, error_bound, norms
 from .data import Corpus, last_ids, prompt_ids
 from .hooks import check_block
@@ -126,29 +126,34 @@ def _kept_as(name: Path, shape) -> _Measured: # or None
         if torch.equal(_checksum(units), found['checksum']): return _Measured(units, found['off'])
 
 # %% ../nbs/07d_learned_measure.ipynb #l025l
-def _keep_as(name: Path, found: _Measured):
+def _keep_as(name: Path, found: _Measured, quiet: bool):
     "Keep measured keys in place of others, where something can be written."
     if not (name.parent/'manifest.json').exists(): return # an index that somebody has removed
     with suppress(OSError): # a file that is in use, as Windows has it, stays, and what says so
         for other in sorted(name.parent.glob('measured*')):
             if not other.name.startswith(name.name): other.unlink()
-    with suppress(UserError):
+    try:
         write_atomically(name.with_suffix('.bfloat16'), found.units.view(torch.int16).numpy())
         keep_tensors(name.with_suffix('.kept'), dict(off=found.off, checksum=_checksum(found.units)))
+    except UserError as e: say(f'Each process will measure the keys anew: {e}.', quiet)
 
 # %% ../nbs/07d_learned_measure.ipynb #l025a
+_LAST = {} # of one index by one measure: the name of the files → _Measured
+
 @patch
 def _measured_in(self: Measure, index: KeyIndex, quiet=True) -> _Measured:
     "The measured keys of an index."
     numbers = [float64(x).cpu().numpy().tobytes() for x in (self.blocks, self.mean, self.matrix)]
     told = b''.join([b'1', *numbers, str(index.manifest.get('sha256')).encode()]) # 1: how they are kept
     name = index.path/f'measured-{hashlib.sha256(told).hexdigest()[:16]}'
-    remembered, found = vars(index).get('measured', (None, None))
-    if remembered == name: return found
+    if found := _LAST.get(name): return found
     shape = len(index.ids), self.matrix.shape[2]
-    with one_at_a_time(name):
-        if not (found := _kept_as(name, shape)): _keep_as(name, found := self._measure_all(index.keys, quiet))
-    index.measured = name, found
+    with one_at_a_time(name, doing='' if quiet else 'measuring the keys'):
+        if not (found := _kept_as(name, shape)):
+            found = self._measure_all(index.keys, quiet)
+            _keep_as(name, found, quiet)
+    _LAST.clear()
+    _LAST[name] = found
     return found
 
 # %% ../nbs/07d_learned_measure.ipynb #l027

@@ -5,6 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from shakespeare_ffn import learned_measure
 from shakespeare_ffn.core import keep_tensors
 from shakespeare_ffn.corpus_keys import corpus_index
 from shakespeare_ffn.learned_measure import Measure, MeasuredApproximation
@@ -13,7 +14,7 @@ from shakespeare_ffn.nearest_strings import NearestApproximation, Vote
 @pytest.fixture(scope='module')
 def index(corpus, model, cache): return corpus_index(corpus, model, 3, quiet=True)
 
-def forget(index): vars(index).pop('measured', None) # as a new process does not know it
+def forget(): learned_measure._LAST.clear() # as a new process does not know what was measured
 
 def straightforward(measure, index, query, k, exclude): # in float64
     def mapped(x):
@@ -88,7 +89,7 @@ def test_what_is_kept_is_of_these_keys(crowded):
     ask()
     assert not [*index.path.iterdir()]
     (index.path/'manifest.json').write_text('{}', encoding='utf-8')
-    forget(index)
+    forget()
     ask()
     assert {f.suffix for f in index.path.glob('measured*')} == {'.kept', '.bfloat16'}
     index.keys, index.manifest = index.keys.flip(1), dict(sha256='11'*32)
@@ -112,7 +113,7 @@ def test_keys_are_measured_once(index, monkeypatch):
     monkeypatch.setattr(Measure, '_measure_all', counted)
     one, other = (a_measure(seed, [5], 8, 0) for seed in (1, 2))
     def ask(measure):
-        forget(index)
+        forget()
         return measure.nearest(index, index.keys[:, 0], 5)
     for measure in one, one, other, one: ask(measure)
     assert calls == [one, other, one]
@@ -135,7 +136,7 @@ def test_keys_are_measured_once(index, monkeypatch):
 def test_prepared_keys_are_not_measured_again(index, monkeypatch, capsys):
     rule = NearestApproximation(5, (Vote(0, False, 10., 1.),))
     rule = MeasuredApproximation(a_measure(4, [2, 5], 8, 0), rule)
-    forget(index)
+    forget()
     rule.prepare(index, quiet=True)
     monkeypatch.setattr(Measure, '_measure_all', None)
     [e] = rule.evidence_in(index, index.keys[:, 0])
@@ -143,19 +144,26 @@ def test_prepared_keys_are_not_measured_again(index, monkeypatch, capsys):
     assert capsys.readouterr() == ('', '')
 
 @pytest.mark.parametrize('ending', ['kept', 'bfloat16'])
-def test_a_place_that_cannot_be_written(index, ending, monkeypatch):
-    "what is measured is remembered all the same"
+def test_a_place_that_cannot_be_written(index, corpus, model, ending, monkeypatch, capsys):
+    "what is measured is remembered all the same, and whoever looks on is told that it is not kept"
     measure = a_measure(3, [5], 8, 0)
     def ask(): return measure.nearest(index, index.keys[:, 0], 5).rows
     expected = ask()
-    forget(index)
     [file] = index.path.glob(f'measured*.{ending}')
     file.unlink()
     file.mkdir()
-    try: assert torch.equal(ask(), expected)
+    try:
+        for quiet in True, False:
+            forget()
+            measure._measured_in(index, quiet)
+            assert torch.equal(ask(), expected)
+            said = capsys.readouterr().err
+            assert said.count('\n') == (not quiet) and ('anew: cannot write' in said) == (not quiet)
     finally: file.rmdir()
     monkeypatch.setattr(Measure, '_measure_all', None)
     assert torch.equal(ask(), expected)
+    again = corpus_index(corpus, model, 3, quiet=True) # as each call of `explain` opens it
+    assert torch.equal(measure.nearest(again, index.keys[:, 0], 5).rows, expected)
 
 def test_rounding_is_allowed_for(tmp_path):
     "two keys that rounding exchanges: their numbers lie a little below and above the middle of two others"
