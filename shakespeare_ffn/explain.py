@@ -7,8 +7,8 @@ __all__ = ['in_line', 'SimilarString', 'BlockExplanation', 'Explanation', 'Previ
            'main', 'calibrate_main', 'counts_main', 'shards_main', 'cache_main']
 
 # %% ../nbs/08_explain.ipynb #c003
-import argparse, functools, hashlib, json, os, re, shutil, time
-from contextlib import ExitStack
+import argparse, functools, hashlib, json, os, re, shutil, stat, time
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from html import escape
@@ -771,11 +771,14 @@ class _CacheEntry:
     of: dict       # what it belongs to
 
 # %% ../nbs/08_explain.ipynb #h4i
-def _cache_entry(folder: Path, path: Path, kind: str, shipped: str) -> _CacheEntry:
+def _cache_entry(folder: Path, path: Path, kind: str, shipped: str): # → _CacheEntry; None if it is gone
     "What there is to say about a file or a folder."
-    parts = [p for p in path.rglob('*') if p.is_file()] if path.is_dir() else [path]
-    stats = [p.stat() for p in parts]
-    n_bytes, changed = sum(s.st_size for s in stats), max(s.st_mtime for s in stats or [path.stat()])
+    stats = []
+    for p in [path, *path.rglob('*')] if path.is_dir() else [path]:
+        with suppress(OSError): stats.append(p.stat()) # other processes remove what they replace
+    if not stats: return None
+    files = [s for s in stats if stat.S_ISREG(s.st_mode)]
+    n_bytes, changed = sum(s.st_size for s in files), max(s.st_mtime for s in files or stats)
     name, age = path.relative_to(folder).as_posix(), max(0., time.time() - changed)
     return _CacheEntry(name, kind, n_bytes, age, _belongs_to(path.name, shipped))
 
@@ -785,8 +788,8 @@ def _cache_entries(shipped='') -> list: # of _CacheEntry, by name
     folder, found = cache_dir(), {}
     for kind, pattern in _KINDS.items():
         for path in folder.glob(pattern): found.setdefault(path, kind)
-    there = [(path, kind) for path, kind in sorted(found.items()) if path.exists()] # not gone meanwhile
-    return [_cache_entry(folder, path, kind, shipped) for path, kind in there]
+    entries = [_cache_entry(folder, path, kind, shipped) for path, kind in sorted(found.items())]
+    return [entry for entry in entries if entry]
 
 # %% ../nbs/08_explain.ipynb #x020
 def _owner(part: str, value: str) -> str:
@@ -836,6 +839,7 @@ def _remove_entries(entries: list):
     with ExitStack() as held:
         for lock in _index_locks(paths):
             try: held.enter_context(FileLock(lock).acquire(timeout=0))
+            except NotImplementedError: pass # where there are no locks
             except Timeout as e:
                 raise UserError(f'{lock.stem} is being built by another process; end that one first') from e
         for path in paths: _remove(path)

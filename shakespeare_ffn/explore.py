@@ -357,7 +357,7 @@ def _explore_parser() -> Parser:
     p.add_argument('--name', action='append', default=[], metavar='HOST',
                    help='another name by which browsers know this machine; may be given several times')
     p.add_argument('--device', type=device, default='fastest',
-                   help="such as 'cuda' (default: fastest, a GPU where there is one, else cpu)")
+                   help='cuda, mps or cpu (default: fastest, an NVIDIA GPU where there is one)')
     return p
 
 # %% ../nbs/21_explore.ipynb #c061v

@@ -313,6 +313,8 @@ def _find_folder(name: str) -> Path:
     except ImportError as e:
         raise UserError(f"{name} is no folder here; to look on Hugging Face's hub, "
                         "pip install 'shakespeare_ffn[hf]'") from e
+    except ValueError as e: # a setting of the library's in the environment
+        raise UserError(f"Hugging Face's library cannot be used ({e}); correct its variable HF_…") from e
     try: return Path(snapshot_download(name, allow_patterns=['*.json', 'model*.safetensors']))
     except Exception as e: # of many kinds: no network, no such name, no permission
         raise UserError(f'{name} is no folder here, and could not be fetched from Hugging Face\'s hub '

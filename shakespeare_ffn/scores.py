@@ -6,7 +6,7 @@
 __all__ = ['examine', 'overlap', 'mean_lengths', 'save_scores', 'Scores', 'load_scores', 'variants', 'save_counts', 'load_counts']
 
 # %% ../nbs/17_what_it_depends_on.ipynb #c003
-import io, json
+import io, json, zipfile, zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -111,8 +111,9 @@ def save_counts(path: Path, counts: torch.Tensor): # (n_layer, n, vocab_size) wh
 def load_counts(path: Path) -> torch.Tensor: # (n_layer, n, vocab_size) int32
     "What `save_counts` wrote; a `UserError` if it cannot be read."
     try:
-        with np.load(path) as kept: shape, n, column, count = map(kept.get, ('shape', 'n', 'column', 'count'))
-    except (OSError, ValueError, KeyError) as e:
+        with np.load(path) as kept:
+            shape, n, column, count = (kept[name] for name in ('shape', 'n', 'column', 'count'))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f'{path} holds no counts ({e}); `make variants` writes them') from e
     counts = np.zeros(shape.tolist(), np.int32)
     counts.reshape(len(n), -1)[np.arange(len(n)).repeat(n), column] = count

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm.std import tqdm
 
 from .core import COLOURS, STYLE, Parser, UserError, accelerator, cache_dir, command, device
-from .core import fast_arithmetic, file_name, joined, machine, processes
+from .core import fast_arithmetic, file_name, joined, lacks_memory, machine, processes
 from .core import read_file, reference, scale, show_lines, true_float32, write_atomically
 from .data import Corpus, Split, load_corpus, text_file
 from .model import Config, Transformer, check_prompt, evaluating, generate, next_char_probs
@@ -347,7 +347,9 @@ def _read_checkpoint(path) -> dict:
         with zipfile.ZipFile(path) as z: wrong = z.testzip()
         found = None if wrong else torch.load(path, weights_only=True, map_location='cpu')
     except OSError as e: raise UserError(f'cannot read {path}: {e.strerror or e}; check the path') from e
-    except Exception as e: raise _damaged(path) from e
+    except Exception as e:
+        if lacks_memory(e): raise
+        raise _damaged(path) from e
     if not isinstance(found, dict): raise _damaged(path)
     return found
 
@@ -371,7 +373,9 @@ def load(self: Run, path: Path):
     try:
         wrong = [k for k, v in self.identity().items() if state['identity'].get(k) != v]
         if not wrong: self._set_state(state)
-    except Exception as e: raise _damaged(path) from e # whatever it lacks
+    except Exception as e: # whatever it lacks
+        if lacks_memory(e): raise
+        raise _damaged(path) from e
     if wrong:
         raise UserError(f'{path} belongs to another run: its {wrong[0]} differs; '
                         'give the same options or another --output')
@@ -741,7 +745,7 @@ def _parser() -> Parser:
     p.add_argument('--stop-at', type=_loss_number, metavar='LOSS',
                    help='stop at the first evaluation that finds the training loss so low')
     p.add_argument('--device', type=device, default='fastest',
-                   help="such as 'cuda' (default: fastest, a GPU where there is one, else cpu)")
+                   help='cuda, mps or cpu (default: fastest, an NVIDIA GPU where there is one)')
     p.add_argument('--output', type=file_name, metavar='FILE',
                    help='the weights to write (default: in the cache folder); '
                         'FILE.checkpoint and FILE.png go beside it')

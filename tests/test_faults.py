@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 import pytest, torch
+from filelock import FileLock
 from hypothesis import HealthCheck, given, settings, strategies as st
 from safetensors.torch import save_file
 from shakespeare_ffn import core, data, explain, explore, learned_embeddings, nearest_strings, similar_space
@@ -627,6 +628,25 @@ def test_cache_does_not_remove_what_is_being_built(small, new_cache, capsys, sta
     assert index.path.exists() and (new_cache/'tinyshakespeare.txt').exists() # nothing goes unless all can
     holder.kill()
     holder.wait()
+    cache_main(['remove', 'index'])
+    assert not index.path.exists()
+
+def test_cache_is_listed_while_others_replace_files(small, new_cache, capsys, monkeypatch):
+    index = corpus_index(*small[:2], quiet=True)
+    assert (index.path/'manifest.json').exists()
+    there = {*listed(capsys)}
+    real = Path.stat
+    def stat(path, **kwargs):
+        if path.name in ('manifest.json', 'tinyshakespeare.txt'): raise FileNotFoundError(2, 'gone meanwhile')
+        return real(path, **kwargs)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, 'stat', stat)
+        assert {*listed(capsys)} == there - {'tinyshakespeare.txt'}
+
+def test_cache_is_removed_where_there_are_no_locks(small, new_cache, capsys, monkeypatch):
+    index = corpus_index(*small[:2], quiet=True)
+    def acquire(*args, **kwargs): raise NotImplementedError
+    monkeypatch.setattr(FileLock, 'acquire', acquire)
     cache_main(['remove', 'index'])
     assert not index.path.exists()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest, torch
 from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from shakespeare_ffn import training
 from shakespeare_ffn.alternate_models import load_distributions
 from shakespeare_ffn.core import Processes, UserError
@@ -421,6 +422,17 @@ def test_zeros_in_the_middle_of_a_checkpoint(a_checkpoint, tmp_path):
     assert (torch.load(tmp_path/'w')['model']['blocks.0.ffwd.fc.weight'] == 0).any() # PyTorch takes it
     with pytest.raises(UserError, match='not a readable checkpoint'): new_run(*args).load(tmp_path/'w')
 
+@pytest.mark.parametrize('error', [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize('where', ['torch.load', 'shakespeare_ffn.training.Run._set_state'])
+def test_a_sound_checkpoint_is_not_blamed_for_lack_of_memory(a_checkpoint, tmp_path, monkeypatch,
+                                                             where, error):
+    args, raw = a_checkpoint
+    (tmp_path/'w').write_bytes(raw)
+    def fail(*args, **kwargs): raise error
+    run = new_run(*args)
+    monkeypatch.setattr(where, fail)
+    with pytest.raises(type(error)): run.load(tmp_path/'w')
+
 LACKS = [dict(model={}), dict(optimisers=[]), dict(optimisers=None), dict(generator=torch.zeros(3)),
          dict(seconds='long'), dict(identity=None), dict(done=...)]
 
@@ -517,7 +529,8 @@ def state_of_the_caller() -> tuple:
 STATES = dict(nothing=nullcontext, no_grad=torch.no_grad, inference=torch.inference_mode,
               device=lambda: torch.device('meta'), autocast=lambda: torch.autocast('cpu', torch.bfloat16),
               precision=lambda: as_set('float32_matmul_precision', 'medium'),
-              dtype=lambda: as_set('default_dtype', torch.float64))
+              dtype=lambda: as_set('default_dtype', torch.float64),
+              attention=lambda: sdpa_kernel(SDPBackend.EFFICIENT_ATTENTION))
 
 @pytest.mark.parametrize('arithmetic', ['float32', 'bfloat16'])
 def test_what_the_caller_has_set_is_neither_used_nor_changed(text, tmp_path, monkeypatch, arithmetic):
