@@ -742,7 +742,7 @@ def _age(seconds: float) -> str:
 
 # %% ../nbs/08_explain.ipynb #h4g
 _KINDS = {'corpus': 'tinyshakespeare.txt',
-          'partial': '*/*.partial',
+          'partial': '**/*.partial',
           'index': 'keys/*-length*-corpus*[0-9a-f]',
           'shards': 'keys/*-length*-shards',
           'counts': 'counts/*-length*',

@@ -349,7 +349,7 @@ def hash_when_taken(model: nn.Module): # → str, or None
 # %% ../nbs/01_model.ipynb #h2n
 @patch(as_prop=True)
 def hash(self: Transformer) -> str:
-    "Names the weights as they are now: their file's hash if they are still those."
+    "Names the weights as they are now; by their file's hash, if heads have 64 numbers and all else is usual."
     if taken := hash_when_taken(self): return taken
     check_plain(self) # what it refuses has no name
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
