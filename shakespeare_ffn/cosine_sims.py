@@ -514,7 +514,8 @@ class _Cascade:
                  own: torch.Tensor,         # (n_queries,) thresholds
                  *sieves: _Sieve):
         self.units, self.own, self.sieves = units, own.float(), sieves
-        self.sines = ((1-own)*(1+own)).clamp_min(0).sqrt().float() # of the thresholds' angles
+        one = own[:1] if (own == own[:1]).all() else own # for all queries, or one for each
+        self.cosines, self.sines = one.float(), ((1-one)*(1+one)).clamp_min(0).sqrt().float()
 
     def __repr__(self): return ', then '.join(['Cones', *map(str, self.sieves)])
 
@@ -528,12 +529,12 @@ class _Cascade:
 
 # %% ../nbs/05_cosine_sims.ipynb #cn01
 @patch
-def reach(self: _Cascade, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries)
+def reach(self: _Cascade, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries), or 1 if all have one threshold
     "How far below its threshold a query's product with a centre may be, if a key passes."
     length, cosines = balls.centres.norm(dim=1, keepdim=True), balls.cosines
     sines = ((1-cosines)*(1+cosines)).clamp_min(0).sqrt()
-    reach = torch.addcmul((1 - length*cosines)*self.own, length*sines, self.sines)
-    return reach.masked_fill_(cosines <= -self.own, torch.inf) + _slack(balls)
+    reach = torch.addcmul((1 - length*cosines)*self.cosines, length*sines, self.sines)
+    return reach.masked_fill_(cosines <= -self.cosines, torch.inf) + _slack(balls)
 
 # %% ../nbs/05_cosine_sims.ipynb #t005
 @patch
