@@ -529,7 +529,7 @@ class _Cascade:
 
 # %% ../nbs/05_cosine_sims.ipynb #cn01
 @patch
-def reach(self: _Cascade, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries), or 1 if all have one threshold
+def reach(self: _Cascade, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries), or (n_groups, 1)
     "How far below its threshold a query's product with a centre may be, if a key passes."
     length, cosines = balls.centres.norm(dim=1, keepdim=True), balls.cosines
     sines = ((1-cosines)*(1+cosines)).clamp_min(0).sqrt()

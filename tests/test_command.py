@@ -126,7 +126,8 @@ def test_interrupted_while_it_is_imported(name, tmp_path):
     slow = "import time; print('importing', flush=True); time.sleep(60)"
     (tmp_path/'torch.py').write_text(slow, encoding='utf-8')
     command = [sys.executable, '-c', BEGIN.format(*COMMANDS[name]), tmp_path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          encoding='utf-8') as process:
         assert process.stdout.readline() == 'importing\n'
         process.send_signal(signal.SIGINT)
         assert process.communicate() == ('', '')
