@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNS', 'PACKAGE', 'WEIGHTS', 'INT8_MOST', 'COLOURS', 'BLOCK_COLOURS', 'PART_COLOURS', 'STYLE', 'code_point',
-           'show_char', 'show_text', 'quoted', 'show_lines', 'code_span', 'UserError', 'Parser', 'lacks_memory',
+           'show_char', 'show_text', 'quoted', 'show_lines', 'say', 'code_span', 'UserError', 'Parser', 'lacks_memory',
            'command', 'device', 'Told', 'told_processes', 'accelerator', 'Processes', 'processes', 'join_processes',
            'joined', 'true_float32', 'float64', 'scale', 'by_scale', 'shipped', 'reference', 'record', 'results_file',
            'recorded', 'Table', 'test_rounded', 'named_path', 'cache_dir', 'read_file', 'file_name', 'existing_file',
@@ -26,6 +26,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
+from tqdm.std import tqdm
 
 # %% ../nbs/00_core.ipynb #c006
 _STARTED = time.perf_counter()
@@ -75,6 +76,12 @@ def show_lines(text: str) -> str:
     "A text for a terminal: line by line, with signs for what one could not see or a terminal would obey."
     lines = text.split('\n')
     return '\n'.join(line if line.isprintable() else show_text(line, signed=True) for line in lines)
+
+# %% ../nbs/00_core.ipynb #say1
+def say(message, quiet=False):
+    "A line to standard error, above a progress bar; standard output stays what was asked for."
+    with suppress(OSError): # nobody reads it
+        if not quiet and sys.stderr is not None: tqdm.write(show_lines(message), file=sys.stderr)
 
 # %% ../nbs/00_core.ipynb #h3m
 def code_span(s: str) -> str:
@@ -226,7 +233,7 @@ def command(name: str, run, argv=None):
 def device(s: str) -> torch.device:
     """A device by name, if this machine has it and it computes as exactly as the processor.
 
-    'fastest' is a GPU where there is one, else the processor."""
+    'fastest' is an NVIDIA GPU where there is one, else the processor."""
     wrong = "is not a device of this machine; 'cpu' always is"
     try:
         found = torch.zeros(1, device=accelerator() if s == 'fastest' else s).device
@@ -682,9 +689,10 @@ def one_at_a_time(path: Path, timeout=-1, # seconds to wait; -1: as long as it t
     lock = FileLock(cache_dir()/'locks'/f'{path.name}.lock')
     with suppress(OSError, NotImplementedError):
         Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        with suppress(Timeout): lock.acquire(timeout=0)
-        if doing and not lock.is_locked: print(f'Another process is {doing}; waiting', file=sys.stderr)
-        if not lock.is_locked: lock.acquire(timeout)
+        try: lock.acquire(timeout=0)
+        except Timeout:
+            say(f'Another process is {doing}; waiting for it.', quiet=not doing)
+            lock.acquire(timeout)
     try: yield
     finally: lock.release()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['plain_keys', 'TrieForward', 'LibraryForward', 'PlainForward', 'forward_of', 'alphabetical_ids', 'by_endings',
-           'identity', 'index_path', 'BadIndex', 'read_json', 'read_manifest', 'map_rows', 'KeyIndex', 'human', 'say',
+           'identity', 'index_path', 'BadIndex', 'read_json', 'read_manifest', 'map_rows', 'KeyIndex', 'human',
            'beside', 'locked', 'check_room', 'progress_bar', 'build', 'disk_faults', 'remove_damaged', 'corpus_index',
            'check_index']
 
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.std import tqdm
 
-from .core import UserError, asked_arithmetic, cache_dir, fast_arithmetic, scale, show_lines
+from .core import UserError, asked_arithmetic, cache_dir, fast_arithmetic, say, scale
 from .core import true_float32, write_atomically
 from .data import Corpus, prompt_ids
 from .hooks import ACTIVATIONS, capture
@@ -398,12 +398,6 @@ def human(n_bytes) -> str:
     for unit in ('bytes', 'kB', 'MB', 'GB'):
         if n_bytes < 1000 or unit == 'GB': return f'{n_bytes:.3g} {unit}'
         n_bytes /= 1000
-
-# %% ../nbs/04_corpus_keys.ipynb #k474
-def say(message, quiet=False):
-    "A line to standard error, above a progress bar; standard output stays what was asked for."
-    with suppress(OSError): # nobody reads it
-        if not quiet and sys.stderr is not None: tqdm.write(show_lines(message), file=sys.stderr)
 
 # %% ../nbs/04_corpus_keys.ipynb #c051
 def beside(path: Path, ending: str) -> Path:

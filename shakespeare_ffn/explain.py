@@ -21,11 +21,11 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 # %% ../nbs/08_explain.ipynb #im2
-from .corpus_keys import KeyIndex, human, say
+from .corpus_keys import KeyIndex, human
 from .cosine_sims import LARGE, shared_threshold_attention, similar
 from .core import BLOCK_COLOURS, COLOURS, WEIGHTS, Parser, UserError, accelerator
 from .core import by_scale, cache_dir, command, device, existing_file, file_name, joined
-from .core import quoted, scale, show_char, show_text
+from .core import quoted, say, scale, show_char, show_text
 from .data import SHA256, Corpus, corpus_bytes, load_corpus, note_line_ends, prompt_ids
 from .data import text_file
 from .learned_measure import MeasuredApproximation, best_approximation, calibrate_measure
@@ -773,9 +773,10 @@ class _CacheEntry:
 # %% ../nbs/08_explain.ipynb #h4i
 def _cache_entry(folder: Path, path: Path, kind: str, shipped: str): # → _CacheEntry; None if it is gone
     "What there is to say about a file or a folder."
-    stats = []
-    for p in [path, *path.rglob('*')] if path.is_dir() else [path]:
-        with suppress(OSError): stats.append(p.stat()) # other processes remove what they replace
+    stats, parts = [], [path]
+    with suppress(OSError): parts += path.rglob('*') # other processes remove what they replace
+    for p in parts:
+        with suppress(OSError): stats.append(p.stat())
     if not stats: return None
     files = [s for s in stats if stat.S_ISREG(s.st_mode)]
     n_bytes, changed = sum(s.st_size for s in files), max(s.st_mtime for s in files or stats)

@@ -21,8 +21,8 @@ from fastcore.basics import patch
 from waitress import create_server
 
 from .core import PACKAGE, Parser, UserError, accelerator, command, device, float64
-from .core import reference, show_char, show_text, true_float32
-from .corpus_keys import KeyIndex, check_index, corpus_index, say
+from .core import reference, say, show_char, show_text, true_float32
+from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import TILE, Batch, matches, norms, unit
 from .data import SHA256, Corpus, prompt_ids
 from .explain import add_model, opened

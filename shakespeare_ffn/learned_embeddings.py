@@ -301,10 +301,11 @@ def stage_embeddings(model: Transformer,
     path = _stage_file(model, block, n=n, **choices)
     def learn():
         there = deepcopy(model).to(accelerator()) # a GPU where there is one
-        found = learn_embeddings(there, block, tokens, n, speed, max_steps, target, spread=spread,
-                                 checkpoint=path.with_suffix('.checkpoint'), progress=progress)
+        checkpoint = path.with_suffix('.checkpoint')
+        found = learn_embeddings(there, block, tokens, n, speed, max_steps, target,
+                                 spread=spread, checkpoint=checkpoint, progress=progress)
         keep_tensors(path, found._asdict())
-        path.with_suffix('.checkpoint').unlink(missing_ok=True)
+        checkpoint.unlink(missing_ok=True)
         return found._asdict()
     with one_at_a_time(path, doing='learning these embeddings' if progress else ''): # and waited for
         tensors = kept_tensors(path) or learn()

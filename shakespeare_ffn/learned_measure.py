@@ -21,8 +21,9 @@ from tqdm.std import tqdm
 
 # %% ../nbs/07d_learned_measure.ipynb #m003b
 from .core import WEIGHTS, UserError, accelerator, by_scale, float64
-from .core import keep_tensors, kept_tensors, one_at_a_time, true_float32, write_atomically
-from .corpus_keys import BadIndex, KeyIndex, check_index, corpus_index, map_rows, say
+from .core import keep_tensors, kept_tensors, one_at_a_time, say, true_float32
+from .core import write_atomically
+from .corpus_keys import BadIndex, KeyIndex, check_index, corpus_index, map_rows
 from .cosine_sims import Similar, SparseCounts, cosine, error_bound, norms
 from .data import Corpus, last_ids, prompt_ids
 from .hooks import check_block

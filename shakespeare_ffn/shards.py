@@ -18,10 +18,10 @@ from fastcore.basics import patch
 from tqdm.std import tqdm
 
 from .core import UserError, asked_arithmetic, fast_arithmetic, keep_tensors, kept_tensors
-from .core import processes, scale
+from .core import processes, say, scale
 from .corpus_keys import BadIndex, KeyIndex, beside, build, check_room, corpus_index
 from .corpus_keys import disk_faults, human, identity, index_path, locked, progress_bar
-from .corpus_keys import read_json, read_manifest, remove_damaged, say
+from .corpus_keys import read_json, read_manifest, remove_damaged
 from .cosine_sims import LARGE, Counted, Similar, SparseCounts, threshold_attention
 from .cosine_sims import waiting_group, watched
 from .data import PIECE, Corpus, Substrings, rank_windows

@@ -19,11 +19,11 @@ import torch
 from fastcore.basics import patch
 from tqdm.std import tqdm
 
-from .corpus_keys import KeyIndex, check_index, corpus_index, say
+from .corpus_keys import KeyIndex, check_index, corpus_index
 from .cosine_sims import Counted, Similar, SparseCounts, Values, best_device, block_counts
 from .cosine_sims import check_thresholds, similar
 from .core import UserError, by_scale, cache_dir, float64
-from .core import keep, keep_tensors, kept, kept_tensors, reference, shipped
+from .core import keep, keep_tensors, kept, kept_tensors, reference, say, shipped
 from .data import PIECE, Corpus, last_ids, prompt_ids
 from .model import Transformer, next_char_probs, plain_state
 from .other_models import Decoder
