@@ -513,7 +513,7 @@ class _Cascade:
     def __init__(self, units: torch.Tensor, # (n_queries, n_embed)
                  own: torch.Tensor,         # (n_queries,) thresholds
                  *sieves: _Sieve):
-        self.units, self.own, self.sieves = units, own.float(), sieves
+        self.units, self.sieves = units, sieves
         one = own[:1] if (own == own[:1]).all() else own # for all queries, or one for each
         self.cosines, self.sines = one.float(), ((1-one)*(1+one)).clamp_min(0).sqrt().float()
 
@@ -522,7 +522,8 @@ class _Cascade:
     def above(self, balls: _Balls) -> torch.Tensor: # (n_groups, n_queries)
         "The products of queries with the centres, less the thresholds."
         above = self.units.new_empty(len(balls.centres), len(self.units))
-        parts = zip(*(x.split(_QUERY_TILE, dim) for x, dim in ((self.units, 0), (self.own, 0), (above, 1))))
+        own = self.cosines.expand(len(self.units))
+        parts = zip(*(x.split(_QUERY_TILE, dim) for x, dim in ((self.units, 0), (own, 0), (above, 1))))
         with true_float32():
             for units, own, out in parts: torch.sub(balls.centres @ units.T, own, out=out)
         return above

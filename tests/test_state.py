@@ -228,7 +228,7 @@ def by_measure(g) -> list:
     learned_measure._LAST.clear()
     for file in g.index.path.glob('measured*'): file.unlink()
     lesson = dict(size=8, rounds=1, n=32, k=20, heard=7, batch=16)
-    found = fit_measure(g.index, g.model, [5], progress=False, **lesson)
+    found = fit_measure(g.index, g.model, progress=False, **lesson)
     [e] = measured.evidence_in(g.index, queries[:, 0])
     return [measured.measure(queries), found.measure.matrix, repr(found.rule), *e[2:]]
 

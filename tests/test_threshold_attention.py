@@ -305,6 +305,25 @@ def test_cones_lose_nothing_to_rounding():
     found = _Cascade(unit(queries), below).candidates(unit(keys).repeat_interleave(64, 0))
     assert all(i in q for i, q in enumerate(found))
 
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), n_embed=st.integers(1, 40),
+       noise=st.sampled_from([0, 1e-6, 1e-3, .1, 1, 10]), n_zeros=st.sampled_from([0, 1, 64]))
+def test_cones_keep_whoever_just_exceeds_the_threshold(seed, n_embed, noise, n_zeros):
+    "each query's is the next number below its largest cosine; its own, or one for all"
+    generator = torch.Generator().manual_seed(seed)
+    def rows(n): return torch.randn(n, n_embed, generator=generator)
+    keys, queries = rows(1) + noise*rows(64), rows(20)
+    keys[:n_zeros], queries[0] = 0, 0
+    queries[1:3] = torch.stack([keys[-1], -keys[-1]])
+    keys, queries = unit(keys), unit(queries)
+    most = cosine(queries[:, None], keys).amax(1)
+    below = torch.nextafter(most, torch.tensor(-2.).double())
+    [kept] = _Cascade(queries, below).candidates(keys)
+    assert len(kept) == 20
+    for q, threshold in enumerate(below):
+        [kept] = _Cascade(queries, threshold.expand(20)).candidates(keys)
+        assert {*(most > threshold).nonzero().flatten().tolist()} <= {*kept.tolist()} and q in kept
+
 def test_rounding_says_what_it_takes_away():
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(200, 8, 40, generator=generator)*10**torch.linspace(-15, 15, 200)[:, None, None]
