@@ -24,9 +24,10 @@ def _ended_by_ctrl_c():
 # %% ../nbs/08a_commands.ipynb #c006b
 def _refuse(name: str, error):
     "One line about an import that failed, and exit code 2."
-    why = f'what it needs cannot be imported ({type(error).__name__}: {error})'
+    told = ' '.join(ascii(str(error))[1:-1].replace('\\n', ' ').split())
+    why = f'what it needs cannot be imported ({type(error).__name__}: {told})'
     remedy = 'lift a limit (ulimit -v), correct a setting in the environment, or install it again'
-    print(f'{name}: {why}; {remedy}', file=sys.stderr)
+    if sys.stderr: print(f'{name}: {why}; {remedy}', file=sys.stderr)
     sys.exit(2)
 
 # %% ../nbs/08a_commands.ipynb #c006e

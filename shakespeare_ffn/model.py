@@ -353,9 +353,8 @@ def hash(self: Transformer) -> str:
     if taken := hash_when_taken(self): return taken
     check_plain(self) # what it refuses has no name
     tensors = {name: p.detach().cpu() for name, p in self.named_parameters(remove_duplicate=False)}
-    half = {name: t.half() for name, t in tensors.items()}
-    as_in_a_file = all(torch.equal(half[name].float(), t) for name, t in tensors.items())
-    named = weights_hash(half if as_in_a_file else tensors)
+    as_in_a_file = all(torch.equal(t.half().float(), t) for t in tensors.values())
+    named = weights_hash({name: t.half() for name, t in tensors.items()} if as_in_a_file else tensors)
     nonlinearity, more = self.config.nonlinearity, vars(self).get('metadata', {}).get('identity', '')
     if 64*self.config.n_head != self.config.n_embed: more += f' {self.config.n_head} heads'
     if nonlinearity == 'relu' and not more: return named

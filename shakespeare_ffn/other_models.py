@@ -131,6 +131,7 @@ def _read_tokenizer(path: Path): # → a tokenizer of the library's
     content = read_file(path)
     try: t = Tokenizer.from_str(content.decode('utf-8'))
     except Exception as e: # the library raises plain ones
+        if lacks_memory(e): raise
         raise UserError(f'{path} is not a readable tokenizer ({e})') from e
     t.no_truncation()
     t.no_padding()
@@ -221,6 +222,7 @@ def _read_meta(path) -> CharTokenizer:
             raise ValueError('its vocabulary is not one of distinct characters')
     except UserError: raise
     except Exception as e: # a damaged pickle raises almost anything
+        if lacks_memory(e): raise
         raise UserError(f'{path} is not the meta.pkl of a nanoGPT text of characters ({e})') from e
     return CharTokenizer(''.join(chars))
 

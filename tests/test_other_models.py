@@ -6,15 +6,17 @@ import pickle
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
+from types import ModuleType
 from urllib.parse import urlencode
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings, strategies as st
-from shakespeare_ffn import corpus_keys
+from shakespeare_ffn import corpus_keys, other_models
 from shakespeare_ffn.core import UserError, show_char
 from shakespeare_ffn.corpus_keys import LibraryForward, PlainForward, corpus_index, forward_of, plain_keys
 from shakespeare_ffn.data import CharTokenizer
@@ -791,3 +793,16 @@ def test_classes_of_a_trained_checkpoint(tmp_path, new_cache, text, corpus):
     check_classes(load_nanogpt(checkpoint(tmp_path/'ckpt.pt', nanogpt_names(model))), text)
 
 def corpus_tokens(tokenizer, text): return tokenizer.split(text.read_text(encoding='utf-8')).ids.astype(int)
+
+def test_a_sound_vocabulary_is_not_blamed_for_lack_of_memory(tmp_path, monkeypatch):
+    (tmp_path/'meta.pkl').write_bytes(pickle.dumps(dict(itos={0: 'a'})))
+    def fail(self): raise MemoryError
+    monkeypatch.setattr(other_models._PlainUnpickler, 'load', fail)
+    with pytest.raises(MemoryError): other_models._read_meta(tmp_path/'meta.pkl')
+
+def test_a_setting_of_the_library_that_is_none(monkeypatch):
+    "It reads its own variables when it is imported."
+    class Broken(ModuleType):
+        def __getattr__(self, name): raise ValueError("invalid literal for int() with base 10: '1m'")
+    monkeypatch.setitem(sys.modules, 'huggingface_hub', Broken('huggingface_hub'))
+    with pytest.raises(UserError, match="'1m'.*; correct its variable HF_"): load_huggingface('owner/name')

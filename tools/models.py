@@ -51,7 +51,7 @@ def models(argv) -> str:
                description='Train whichever of the four models is missing, or go on with it.')
     p.add_argument('--seed', type=int, choices=SEEDS, help='this one only (default: all)')
     p.add_argument('--device', type=device, default=accelerator(),
-                   help="such as 'cuda' (default: a GPU where there is one, else cpu)")
+                   help='cuda, mps or cpu (default: an NVIDIA GPU where there is one)')
     args = p.parse_args(argv)
     corpus, lines = load_corpus(), []
     for seed in [args.seed] if args.seed else SEEDS:

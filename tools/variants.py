@@ -185,7 +185,7 @@ def variants(argv) -> str:
     p.add_argument('--text', type=existing_file, metavar='FILE',
                    help='the King James Bible, for that variant')
     p.add_argument('--device', type=device, default=accelerator(),
-                   help="such as 'cuda' (default: a GPU where there is one, else cpu)")
+                   help='cuda, mps or cpu (default: an NVIDIA GPU where there is one)')
     args = p.parse_args(argv)
     if unknown := set(args.names) - set(VARIANTS):
         raise UserError(f'no variant is called {unknown.pop()!r}; there are {", ".join(VARIANTS)}')
